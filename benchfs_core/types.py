@@ -1,0 +1,125 @@
+"""Names and values shared by every layer: identifiers, attributes, modes of operation.
+
+Pure: imports nothing but the standard library's typing, enum and dataclasses (no trio, os, time, sqlite).
+Invariant: every value here is immutable; a layer that needs state keeps it elsewhere.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import NewType, TypeAlias
+
+InodeId = NewType("InodeId", int)
+"""The number of an inode. Never reused, a crash included."""
+
+ChunkIndex = NewType("ChunkIndex", int)
+"""Which chunk of a file: the file offset divided by the chunk size, rounded down."""
+
+HandleId = NewType("HandleId", int)
+"""One open of a file or directory (``fh`` in FUSE). Not an operating system's descriptor."""
+
+ROOT_INODE = InodeId(1)
+"""The root directory, the same number as FUSE's (``FUSE_ROOT_ID`` in linux/fuse.h)."""
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+"""Bytes on their way in or out. Whoever hands one over does not change it afterwards."""
+
+BLOCK_BYTES = 512
+"""The unit of ``st_blocks`` (stat(3type)); everything else is in bytes."""
+
+MAX_NAME_BYTES = 255
+"""Longest name of a dentry, as on ext4 (``NAME_MAX``)."""
+
+MAX_SYMLINK_BYTES = 4095
+"""Longest symlink target: ``PATH_MAX`` less the terminating NUL (path_resolution(7))."""
+
+MAX_FILE_BYTES = 1 << 60
+"""Largest file size: 1 EiB. Beyond it writes and truncates fail with EFBIG."""
+
+MAX_LINK_COUNT = 65000
+"""Most names of one inode, and the most subdirectories of a directory less two; ext4's limit."""
+
+
+class SyncMode(enum.Enum):
+    """When acknowledged data is durable (docs/durability.md)."""
+
+    WRITE = "write"
+    """A write(2) that returned survives power loss, size and name included."""
+    FSYNC = "fsync"
+    """An fsync(2) that returned does; the kernel's write-back cache is on."""
+
+
+class StoreKind(enum.Enum):
+    """Which chunk store a mount uses."""
+
+    AUTO = "auto"
+    IO_URING = "io_uring"
+    FILE = "file"
+    MEMORY = "memory"
+
+
+class AtimeMode(enum.Enum):
+    """When reading moves atime (mount(8))."""
+
+    NOATIME = "noatime"
+    RELATIME = "relatime"
+    STRICTATIME = "strictatime"
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What stat(2) shows of one inode. Times in nanoseconds since 1970, ``blocks`` in units of 512 bytes."""
+
+    inode: InodeId
+    mode: int
+    link_count: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    blocks: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeChange:
+    """What a setattr changes; None leaves a field as it is, but ctime moves with every change: None means now.
+
+    Size is not here: changing it touches chunks and goes through ``FileIO.truncate``.
+    """
+
+    ctime_ns: int | None = None
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryEntry:
+    """One dentry as readdir shows it. ``cookie`` is its place in the directory, for telldir/seekdir."""
+
+    cookie: int
+    name: bytes
+    attributes: Attributes
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkInfo:
+    """What is stored of one chunk: ``length`` in bytes up to its last written byte, ``blocks`` of 512 bytes."""
+
+    chunk_index: ChunkIndex
+    length: int
+    blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Who asks: the caller's effective user and group."""
+
+    uid: int
+    gid: int
