@@ -1,0 +1,105 @@
+"""Blocking work on one inode's directory of chunk files, for worker threads.
+
+Imports os and ``types``. Invariant: a name that is not a chunk index in canonical decimal is never touched or counted;
+fsck reports such names.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Protocol
+
+from benchfs_core.errors import CorruptChunk
+from benchfs_core.types import ChunkIndex, ChunkInfo, InodeId
+
+SLICE = 256
+"""Chunk files looked at in one go, between two checkpoints."""
+
+
+class Listing(Protocol):
+    """What os.scandir returns."""
+
+    def __iter__(self) -> Iterator[os.DirEntry[str]]:
+        """The names, each once."""
+        ...
+
+    def close(self) -> None:
+        """Free the directory's descriptor."""
+        ...
+
+
+def parse_chunk_index(name: str) -> ChunkIndex | None:
+    """The chunk index that a file name stands for; None for any other name (``007``, ``+7``, ``7~``)."""
+    if not (name.isascii() and name.isdigit()) or (name[0] == "0" and name != "0"):
+        return None
+    return ChunkIndex(int(name))
+
+
+def describe(chunk_index: ChunkIndex, status: os.stat_result, chunk_size: int) -> ChunkInfo:
+    """What stat(2) says of a chunk file.
+
+    Raises:
+        CorruptChunk: not a regular file, or longer than a chunk.
+    """
+    if not stat.S_ISREG(status.st_mode) or status.st_size > chunk_size:
+        raise CorruptChunk(f"chunk {chunk_index}: {status.st_size} bytes, mode {status.st_mode:o}")
+    return ChunkInfo(chunk_index, status.st_size, status.st_blocks)
+
+
+def stat_files(directory: str, chunk_indices: Sequence[ChunkIndex], chunk_size: int) -> dict[ChunkIndex, ChunkInfo]:
+    """Those of the chunks that exist."""
+    found = {}
+    for chunk_index in chunk_indices:
+        with suppress(FileNotFoundError):
+            found[chunk_index] = describe(chunk_index, os.stat(f"{directory}/{chunk_index}"), chunk_size)
+    return found
+
+
+def scan(directory: str) -> Listing | None:
+    """Begin to list a directory; None where there is none. The caller closes the listing."""
+    try:
+        return os.scandir(directory)
+    except FileNotFoundError:
+        return None
+
+
+def next_chunks(entries: Listing, chunk_size: int) -> tuple[list[ChunkInfo], bool]:
+    """Describe the chunks among the next ``SLICE`` names; and whether the listing goes on."""
+    names = list(islice(entries, SLICE))
+    chunks = []
+    for entry in names:
+        chunk_index = parse_chunk_index(entry.name)
+        if chunk_index is not None:
+            with suppress(FileNotFoundError):  # deleted while we look
+                chunks.append(describe(chunk_index, entry.stat(follow_symlinks=False), chunk_size))
+    return chunks, len(names) == SLICE
+
+
+def remove_next(entries: Listing) -> tuple[int, bool]:
+    """Unlink the chunks among the next ``SLICE`` names: how many; and whether the listing goes on."""
+    names = list(islice(entries, SLICE))
+    removed = 0
+    for entry in names:
+        if parse_chunk_index(entry.name) is not None:
+            with suppress(FileNotFoundError):
+                os.unlink(entry.path)
+                removed += 1
+    return removed, len(names) == SLICE
+
+
+def remove_file(path: str) -> bool:
+    """Unlink; False where there was nothing."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def existing(base: str, numbers: range) -> list[InodeId]:
+    """Those of the numbers that are names in ``base``."""
+    return [InodeId(number) for number in numbers if os.path.lexists(f"{base}/{number}")]

@@ -1,0 +1,85 @@
+"""``RingIO``: ``ChunkIO`` over the io_uring reactor.
+
+Imports trio, ``ring`` and ``gate``. Invariant: closing waits for worker threads as well as for the ring.
+
+``open`` and ``mkdir`` are plain calls on the event loop, **not checkpoints**. Measured on ext4 (Linux 6.18): creating a
+file takes 22 µs so, 96 µs through the ring, where openat(2) with O_CREAT always goes to a worker of the kernel's, and
+147 µs through a trio worker thread; opening an existing file takes 4.5 µs. The price is that a directory that is not in
+the kernel's cache is read while the loop waits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import trio
+
+from benchfs_core.chunks.gate import Gate
+from benchfs_core.chunks.ring import Ring
+from benchfs_core.types import Buffer
+
+T = TypeVar("T")
+
+DEFAULT_WORKERS = 8
+"""Most threads at a time for the calls that have no method: unlink, ftruncate, scandir."""
+
+
+class RingIO:
+    """See ``ChunkIO``."""
+
+    def __init__(self, ring: Ring, workers: int = DEFAULT_WORKERS) -> None:
+        """Use ``ring``; ``aclose`` closes it."""
+        self._ring = ring
+        self._threads = trio.CapacityLimiter(workers)
+        self._gate = Gate("I/O")
+
+    @classmethod
+    @asynccontextmanager
+    async def open_ring(cls, queue_depth: int, workers: int = DEFAULT_WORKERS) -> AsyncIterator[RingIO]:
+        """A ``RingIO`` with a ring of its own, closed when the ``async with`` ends.
+
+        Raises:
+            OSError: io_uring is not to be had here.
+        """
+        async with Ring.open(queue_depth) as ring:
+            io = cls(ring, workers)
+            try:
+                yield io
+            finally:
+                await io.aclose()
+
+    async def open(self, path: str, flags: int) -> int:
+        """Open a file (mode 0600, O_CLOEXEC added). Not a checkpoint."""
+        return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+    async def mkdir(self, path: str) -> None:
+        """Make a directory of mode 0700. Not a checkpoint."""
+        os.mkdir(path, 0o700)
+
+    async def read(self, descriptor: int, offset: int, length: int) -> Buffer:
+        """Read up to ``length`` bytes; fewer only at the end of the file."""
+        return await self._ring.read(descriptor, offset, length)
+
+    async def write(self, descriptor: int, offset: int, data: Buffer, *, durable: bool) -> None:
+        """Write all of ``data``; with ``durable`` it is on disk on return (RWF_DSYNC)."""
+        await self._ring.write(descriptor, offset, data, os.RWF_DSYNC if durable else 0)
+
+    async def fsync(self, descriptor: int, *, datasync: bool) -> None:
+        """Flush a file or directory."""
+        await self._ring.fsync(descriptor, datasync)
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """Run a blocking call in a worker thread. Cancelled before it began, or not at all."""
+        self._gate.enter()
+        try:
+            return await trio.to_thread.run_sync(call, limiter=self._threads)
+        finally:
+            self._gate.leave()
+
+    async def aclose(self) -> None:
+        """Let threads and requests end, then free the ring. Cannot be cancelled; may be repeated."""
+        await self._gate.close()
+        await self._ring.aclose()

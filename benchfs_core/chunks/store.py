@@ -1,0 +1,93 @@
+"""The ``ChunkStore`` protocol: what file I/O may ask of whatever keeps the chunks.
+
+Imports only ``types``. Every implementation passes ``tests/contract``.
+
+Invariants that callers keep: a span stays inside its chunk; a chunk is not deleted, and not cut below the end of a
+request, while that request on it is under way. Invariants that stores keep: a chunk, or part of one, that was never
+written reads as zeros; ``length`` of a chunk is the end of its last written byte, at most the chunk size.
+
+A store is made with ``durable_writes``: where true (``sync=write``), a write that returned survives power loss,
+with the directory entries that lead to it; where false, ``fsync_chunk`` and ``fsync_entries`` do that on request.
+Every method is a trio checkpoint. A method that raised OSError may have done a part of its work; repeating it is safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from benchfs_core.types import Buffer, ChunkIndex, ChunkInfo, InodeId
+
+
+class ChunkStore(Protocol):
+    """Keeps the bytes of files, chunk by chunk."""
+
+    async def write_chunk(self, inode: InodeId, chunk_index: ChunkIndex, offset: int, data: Buffer) -> int:
+        """Store all of ``data`` at ``offset`` of the chunk; return its length.
+
+        Durable on return: with ``durable_writes``, the data and the chunk's existence; otherwise nothing.
+
+        Raises:
+            OSError: the filesystem below refused (ENOSPC, EIO, …); any part of the data may be stored.
+        """
+        ...
+
+    async def read_chunk(self, inode: InodeId, chunk_index: ChunkIndex, offset: int, length: int) -> Buffer:
+        """Return exactly ``length`` bytes from ``offset``; zeros where nothing was written."""
+        ...
+
+    async def fsync_chunk(self, inode: InodeId, chunk_index: ChunkIndex) -> None:
+        """Make durable what was written to the chunk before the call, its length and its existence.
+
+        A chunk that does not exist is durable already.
+
+        Raises:
+            OSError: the flush failed; the chunk's content on disk is unknown from now on.
+        """
+        ...
+
+    async def fsync_entries(self, inode: InodeId) -> None:
+        """Make durable which chunks of the inode exist: creations and deletions before the call."""
+        ...
+
+    async def truncate_chunk(self, inode: InodeId, chunk_index: ChunkIndex, length: int) -> None:
+        """Drop the chunk's bytes from ``length`` on; a shorter or absent chunk stays as it is. Not durable."""
+        ...
+
+    async def delete_chunk(self, inode: InodeId, chunk_index: ChunkIndex) -> None:
+        """Remove the chunk; absent is fine. Not durable before ``fsync_entries``."""
+        ...
+
+    async def delete_file_chunks(self, inode: InodeId) -> int:
+        """Remove every chunk of the inode, and its directory; return how many chunks there were. Not durable.
+
+        Gives way to other tasks at least every few hundred chunks; cancelled, it has removed some of them.
+        """
+        ...
+
+    async def fsync_deletions(self) -> None:
+        """Make every ``delete_file_chunks`` that returned before the call durable."""
+        ...
+
+    async def fsync_all(self) -> None:
+        """Make everything durable that was written, created or deleted before the call, whatever it belongs to.
+
+        Cheaper than ``fsync_chunk`` for many files; it may flush what others wrote to the filesystem below as well.
+        """
+        ...
+
+    async def find_inodes(self, numbers: range) -> list[InodeId]:
+        """Those of the given inode numbers that have chunks, or at least a place for them; rising."""
+        ...
+
+    async def stat_chunks(self, inode: InodeId, chunk_indices: Sequence[ChunkIndex]) -> list[ChunkInfo]:
+        """Describe those of the given chunks that exist, in the order given."""
+        ...
+
+    async def list_chunks(self, inode: InodeId) -> list[ChunkInfo]:
+        """Describe every chunk of the inode, by rising index."""
+        ...
+
+    async def close_all(self) -> None:
+        """Let every operation under way end, then close every handle. The store is of no use afterwards."""
+        ...
