@@ -1,0 +1,164 @@
+"""When metadata becomes durable: commits shared by those who wait, WAL checkpoints, and the way into a change.
+
+Imports trio; SQL stays in ``database``. Invariants: a transaction counts as durable only after a flush of the WAL that
+began after its commit; a failed commit or flush ends all changing (DESIGN: the mount turns read-only); while a WAL
+checkpoint catches up, no transaction begins, which is what lets SQLite reuse the WAL from its start.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from benchfs_core.errors import MetadataFailed, NoSpace, VolumeReadOnly
+from benchfs_core.metadata.database import Database, WalCheckpointer
+from benchfs_core.metadata.numbers import RESERVATION, Numbers
+from benchfs_core.shared_flush import SharedFlush
+
+log = logging.getLogger(__name__)
+
+WAL_CHECKPOINT_BYTES = 8 * 1024 * 1024
+"""The WAL is copied into the database once it is this long."""
+
+WAL_RESERVE_BYTES = 32 * 1024 * 1024
+"""Allocated for the WAL beforehand, so that commits succeed on a full disk: deleting must always work."""
+
+_WAL_FOR_DELETING_BYTES = 8 * 1024 * 1024
+"""The last part of the reserve, kept for changes that free space."""
+
+_NUMBERS_IN_HAND = 64
+"""Below this many numbers a change waits for more: one change takes at most a few."""
+
+
+class GroupCommit:
+    """The durability of everything that ``MetadataManager`` changes."""
+
+    def __init__(
+        self,
+        database: Database,
+        numbers: Numbers,
+        flush_wal: Callable[[], Awaitable[None]],
+        checkpointer: WalCheckpointer | None,
+    ) -> None:
+        """Serve one database.
+
+        Args:
+            database: where the changes are made.
+            numbers: the source that must not run dry.
+            flush_wal: makes the WAL file durable; OSError if it cannot.
+            checkpointer: copies the WAL into the database; None for a database in memory.
+        """
+        self._database = database
+        self._numbers = numbers
+        self._flush_wal = flush_wal
+        self._checkpointer = checkpointer
+        self._shared = SharedFlush(self._commit_and_flush)
+        self._durable = 0
+        self._gate: trio.Event | None = None
+        self._no_space: str | None = None
+        self.wal_is_long = trio.Event()
+        """Set when a WAL checkpoint is due."""
+
+    @property
+    def sequence(self) -> int:
+        """Number of the open transaction: wait for this one to make durable what was just changed."""
+        return self._database.sequence
+
+    async def writable(self, *, frees: bool = False) -> None:
+        """Wait until a change may be made; then the caller makes it before its next checkpoint.
+
+        A checkpoint only if it must wait: for a WAL checkpoint to catch up, or for numbers.
+
+        Args:
+            frees: the change frees space, and may use what is reserved for such.
+
+        Raises:
+            VolumeReadOnly: no change may be made at all.
+            NoSpace: only changes that free space may be.
+        """
+        while True:
+            if self._database.failure is not None:
+                raise VolumeReadOnly(self._database.failure)
+            if self._no_space is not None and not frees and self._wal_is_nearly_full():
+                raise NoSpace(self._no_space)
+            if self._gate is not None:
+                await self._gate.wait()
+            elif self._numbers.remaining < _NUMBERS_IN_HAND:
+                await self._reserve_numbers()
+            else:
+                return
+
+    async def make_durable(self, sequence: int) -> None:
+        """Return once transaction ``sequence`` is durable, along with everyone who waits at the same time.
+
+        A checkpoint only if it is not durable yet.
+
+        Raises:
+            MetadataFailed: it is not, and cannot become so.
+        """
+        if sequence <= self._durable:
+            return
+        if self._database.failure is not None:
+            raise MetadataFailed(self._database.failure)
+        await self._shared.flush()
+        assert sequence <= self._durable
+
+    async def commit(self) -> None:
+        """Make every change so far durable."""
+        open_transaction = self._database.sequence
+        await self.make_durable(open_transaction if self._database.has_changes else open_transaction - 1)
+
+    async def commit_interval(self) -> None:
+        """What is due every commit interval: changes become durable, and numbers are reserved before anybody waits."""
+        if self._numbers.remaining < RESERVATION // 2:
+            await self.writable()
+            await self._reserve_numbers()
+        await self.commit()
+
+    async def checkpoint_wal(self) -> None:
+        """Copy a long WAL into the database file and have SQLite start it anew; nothing if it is short.
+
+        The bulk is copied while changes go on, the rest while they wait. Failing for want of space, it is due again at
+        the next commit.
+        """
+        self.wal_is_long = trio.Event()
+        if self._checkpointer is None or self._database.wal_bytes < WAL_CHECKPOINT_BYTES or self._database.failure:
+            return
+        try:
+            await trio.to_thread.run_sync(self._checkpointer.run)
+            self._gate = trio.Event()
+            await self.commit()
+            await trio.to_thread.run_sync(self._checkpointer.run)
+            self._no_space = None
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self._no_space = f"{self._database.path}: no space to grow"
+                log.warning("WAL checkpoint: %s: it will be tried again", error)
+            else:
+                self._database.fail(f"WAL checkpoint failed: {error.strerror}")
+        finally:
+            if self._gate is not None:
+                self._gate.set()
+                self._gate = None
+
+    def _wal_is_nearly_full(self) -> bool:
+        return self._database.wal_bytes > WAL_RESERVE_BYTES - _WAL_FOR_DELETING_BYTES
+
+    async def _reserve_numbers(self) -> None:
+        limit = self._numbers.reserve()
+        await self.make_durable(self._database.sequence)
+        self._numbers.confirm(limit)
+
+    async def _commit_and_flush(self) -> None:
+        committed = self._database.commit()
+        try:
+            await self._flush_wal()
+        except OSError as error:
+            self._database.fail(f"flush of the WAL failed: {error.strerror}")
+            raise MetadataFailed(self._database.failure or "") from error
+        self._durable = max(self._durable, committed)
+        if self._database.wal_bytes >= WAL_CHECKPOINT_BYTES:
+            self.wal_is_long.set()

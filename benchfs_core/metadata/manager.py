@@ -1,0 +1,355 @@
+"""``MetadataManager``: names, attributes and directories.
+
+The package ``benchfs_core.metadata`` is the only place with SQL. Nothing here awaits, so each call is atomic between
+trio checkpoints; each change is whole or not at all, and part of the open transaction (``GroupCommit`` says when that
+is durable). Keeps the rules of ``schema``: names lead to inodes, link counts count names, directories know their
+parent. Permission is not checked here: the kernel does (``default_permissions``).
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+
+from benchfs_core.errors import (
+    DirectoryNotEmpty,
+    EntryExists,
+    InvalidArgument,
+    IsADirectory,
+    NameTooLong,
+    NoSuchEntry,
+    NotADirectory,
+    NotPermitted,
+    TooManyLinks,
+)
+from benchfs_core.metadata.database import Database
+from benchfs_core.metadata.inode_rows import COLUMNS, InodeRows, new_attributes
+from benchfs_core.metadata.marks import Marks
+from benchfs_core.metadata.numbers import Numbers
+from benchfs_core.metadata.xattrs import Xattrs
+from benchfs_core.types import (
+    MAX_LINK_COUNT,
+    MAX_NAME_BYTES,
+    MAX_SYMLINK_BYTES,
+    ROOT_INODE,
+    AttributeChange,
+    Attributes,
+    Credentials,
+    DirectoryEntry,
+    InodeId,
+)
+
+_LOOKUP = f"SELECT {COLUMNS} FROM dentry JOIN inode USING (inode) WHERE dentry.parent = ? AND name = ?"
+_READDIR = (
+    f"SELECT cookie, name, {COLUMNS} FROM dentry JOIN inode USING (inode)"
+    " WHERE dentry.parent = ? AND cookie > ? ORDER BY cookie"
+)
+
+
+class MetadataManager:
+    """The namespace of one volume; ``marks`` and ``xattrs`` are its other tables."""
+
+    def __init__(self, database: Database, numbers: Numbers) -> None:
+        self._database = database
+        self._execute = database.execute
+        self._numbers = numbers
+        self._inodes = InodeRows(database)
+        self.marks = Marks(database)
+        self.xattrs = Xattrs(database)
+
+    # Reading
+
+    def get(self, inode: InodeId) -> Attributes:
+        """The attributes stored for ``inode``; NoSuchEntry if there is none."""
+        return self._inodes.get(inode)
+
+    def lookup(self, parent: InodeId, name: bytes) -> Attributes:
+        """The inode that ``name`` leads to in ``parent``; `.` and `..` work as names.
+
+        Raises:
+            NoSuchEntry: no dentry of that name.
+            NotADirectory: ``parent`` is not a directory.
+            NameTooLong: over 255 bytes.
+        """
+        row = self._execute(_LOOKUP, (parent, name)).fetchone()
+        if row is not None:
+            return Attributes(*row)
+        if len(name) > MAX_NAME_BYTES:
+            raise NameTooLong(f"name of {len(name)} bytes")
+        directory = self._directory(parent)
+        if name == b".":
+            return directory
+        if name == b"..":
+            return self.get(self._inodes.parent(parent))
+        raise NoSuchEntry(f"{name!r} in inode {parent}")
+
+    def readdir(self, directory: InodeId, after_cookie: int) -> Iterator[DirectoryEntry]:
+        """Entries of ``directory`` whose cookie is above ``after_cookie``, by rising cookie, without `.` and `..`.
+
+        Take what is wanted before the next checkpoint, then drop the iterator.
+        """
+        cursor = self._execute(_READDIR, (directory, after_cookie))
+        try:
+            for cookie, name, *columns in cursor:
+                yield DirectoryEntry(cookie, name, Attributes(*columns))
+        finally:
+            cursor.close()
+
+    def parent(self, directory: InodeId) -> InodeId:
+        """The directory that ``directory`` lies in; the root's is itself."""
+        return self._inodes.parent(directory)
+
+    def readlink(self, inode: InodeId) -> bytes:
+        """The target of a symbolic link.
+
+        Raises:
+            InvalidArgument: not a symbolic link (readlink(2), EINVAL).
+        """
+        row = self._execute("SELECT target FROM symlink WHERE inode = ?", (inode,)).fetchone()
+        if row is None:
+            raise InvalidArgument(f"inode {inode} is not a symbolic link")
+        return bytes(row[0])
+
+    # Making
+
+    def create(
+        self, parent: InodeId, name: bytes, mode: int, owner: Credentials, now_ns: int, rdev: int = 0
+    ) -> Attributes:
+        """Make an inode of any type but symlink, with its type in ``mode``, and name it.
+
+        A regular file starts with its dirty mark: writing to it needs no other.
+        """
+        with self._database.change():
+            attributes = self._make(parent, name, mode, owner, now_ns, rdev=rdev)
+            if stat.S_ISREG(mode):
+                self.marks.mark_dirty(attributes.inode)
+        return attributes
+
+    def symlink(self, parent: InodeId, name: bytes, target: bytes, owner: Credentials, now_ns: int) -> Attributes:
+        """Make a symbolic link to ``target``, 1 to 4095 bytes."""
+        if len(target) > MAX_SYMLINK_BYTES:
+            raise NameTooLong(f"symlink target of {len(target)} bytes")
+        if not target:
+            raise NoSuchEntry("empty symlink target")
+        with self._database.change():
+            attributes = self._make(parent, name, stat.S_IFLNK | 0o777, owner, now_ns, size=len(target))
+            self._execute("INSERT INTO symlink (inode, target) VALUES (?, ?)", (attributes.inode, target))
+        return attributes
+
+    def link(self, inode: InodeId, parent: InodeId, name: bytes, now_ns: int) -> Attributes:
+        """Give ``inode`` one more name.
+
+        Raises:
+            NotPermitted: a directory.
+            NoSuchEntry: the inode has no name left.
+            EntryExists: the name is taken.
+            TooManyLinks: the link count is at its limit.
+        """
+        attributes = self.get(inode)
+        if stat.S_ISDIR(attributes.mode):
+            raise NotPermitted("hard link to a directory")
+        if attributes.link_count == 0:
+            raise NoSuchEntry(f"inode {inode} was unlinked")
+        if attributes.link_count >= MAX_LINK_COUNT:
+            raise TooManyLinks(f"inode {inode} has {attributes.link_count} names")
+        self._directory_for_new(parent, name)
+        with self._database.change():
+            self._add_dentry(parent, name, inode)
+            self._inodes.add_links(inode, 1, now_ns)
+            self._inodes.touch_directory(parent, 0, now_ns)
+        return self.get(inode)
+
+    # Removing and moving
+
+    def unlink(self, parent: InodeId, name: bytes, now_ns: int) -> Attributes:
+        """Remove a name that is not a directory's; return the inode as it is then. Without a name left it is an orphan.
+
+        Raises:
+            NoSuchEntry: no dentry of that name.
+            IsADirectory: it is a directory.
+        """
+        attributes = self.lookup(parent, name)
+        if stat.S_ISDIR(attributes.mode):
+            raise IsADirectory(f"{name!r} in inode {parent}")
+        with self._database.change():
+            self._execute("DELETE FROM dentry WHERE parent = ? AND name = ?", (parent, name))
+            self._inodes.touch_directory(parent, 0, now_ns)
+            self._drop_link(attributes, now_ns)
+        return self.get(attributes.inode)
+
+    def rmdir(self, parent: InodeId, name: bytes, now_ns: int) -> Attributes:
+        """Remove an empty directory; return it as it is then, an orphan.
+
+        Raises:
+            NoSuchEntry: no dentry of that name.
+            NotADirectory: not a directory.
+            DirectoryNotEmpty: it has entries.
+            InvalidArgument: the name is `.` (rmdir(2)).
+        """
+        if name == b".":
+            raise InvalidArgument("rmdir of .")
+        if name == b"..":
+            raise DirectoryNotEmpty("rmdir of ..")
+        attributes = self.lookup(parent, name)
+        if not stat.S_ISDIR(attributes.mode):
+            raise NotADirectory(f"{name!r} in inode {parent}")
+        self._check_empty(attributes.inode)
+        with self._database.change():
+            self._execute("DELETE FROM dentry WHERE parent = ? AND name = ?", (parent, name))
+            self._inodes.touch_directory(parent, -1, now_ns)
+            self._drop_link(attributes, now_ns)
+        return self.get(attributes.inode)
+
+    def rename(
+        self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, now_ns: int, *, overwrite: bool = True
+    ) -> tuple[Attributes, Attributes | None]:
+        """Move an entry; return the moved inode and the one whose name was taken over, as they are then.
+
+        Two names of one inode stay as they are (rename(2)).
+
+        Raises:
+            NoSuchEntry: no dentry of the old name.
+            EntryExists: the new name is taken and ``overwrite`` is false.
+            IsADirectory, NotADirectory, DirectoryNotEmpty: the new name's inode cannot be replaced by the moved one.
+            InvalidArgument: a directory would come to lie in itself.
+        """
+        moved = self.lookup(parent, name)
+        target = self._find(new_parent, new_name)
+        if target is not None and not overwrite:
+            raise EntryExists(f"{new_name!r} in inode {new_parent}")
+        is_directory = stat.S_ISDIR(moved.mode)
+        if is_directory:
+            self._check_not_below(new_parent, moved.inode)
+        if target is not None:
+            if target.inode == moved.inode:
+                return moved, None
+            self._check_replaceable(moved, target)
+        if target is None:
+            directory = self._directory_for_new(new_parent, new_name)
+            if is_directory and parent != new_parent:
+                self._check_room(directory)
+        with self._database.change():
+            self._execute("DELETE FROM dentry WHERE parent = ? AND name = ?", (parent, name))
+            if target is None:
+                self._add_dentry(new_parent, new_name, moved.inode)
+            else:
+                self._point_dentry(new_parent, new_name, moved.inode)
+                self._drop_link(target, now_ns)
+            replaced_directories = 1 if target is not None and is_directory else 0
+            self._inodes.touch_directory(parent, -1 if is_directory else 0, now_ns)
+            self._inodes.touch_directory(new_parent, (1 if is_directory else 0) - replaced_directories, now_ns)
+            self._after_move(moved, new_parent, now_ns)
+        return self.get(moved.inode), None if target is None else self.get(target.inode)
+
+    def exchange(self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, now_ns: int) -> None:
+        """Swap what two names lead to (rename(2), RENAME_EXCHANGE); they may be of different types.
+
+        Raises:
+            NoSuchEntry: one of the names is missing.
+            InvalidArgument: a directory would come to lie in itself.
+        """
+        one, other = self.lookup(parent, name), self.lookup(new_parent, new_name)
+        if one.inode == other.inode:
+            return
+        if stat.S_ISDIR(one.mode):
+            self._check_not_below(new_parent, one.inode)
+        if stat.S_ISDIR(other.mode):
+            self._check_not_below(parent, other.inode)
+        balance = stat.S_ISDIR(other.mode) - stat.S_ISDIR(one.mode)
+        with self._database.change():
+            self._point_dentry(parent, name, other.inode)
+            self._point_dentry(new_parent, new_name, one.inode)
+            self._inodes.touch_directory(parent, balance, now_ns)
+            self._inodes.touch_directory(new_parent, -balance, now_ns)
+            self._after_move(one, new_parent, now_ns)
+            self._after_move(other, parent, now_ns)
+
+    def set_attributes(self, inode: InodeId, change: AttributeChange) -> Attributes:
+        """Change mode, owner or times; return the result. NoSuchEntry if there is no such inode."""
+        with self._database.change():
+            self._inodes.change(inode, change)
+        return self.get(inode)
+
+    # Rules
+
+    def _make(
+        self, parent: InodeId, name: bytes, mode: int, owner: Credentials, now_ns: int, *, rdev: int = 0, size: int = 0
+    ) -> Attributes:
+        directory = self._directory_for_new(parent, name)
+        is_directory = stat.S_ISDIR(mode)
+        if is_directory:
+            self._check_room(directory)
+        attributes = new_attributes(self._numbers.take(), mode, owner, directory, now_ns, rdev, size)
+        self._inodes.insert(attributes, parent if is_directory else None)
+        self._add_dentry(parent, name, attributes.inode)
+        self._inodes.touch_directory(parent, 1 if is_directory else 0, now_ns)
+        return attributes
+
+    def _directory(self, inode: InodeId) -> Attributes:
+        attributes = self.get(inode)
+        if not stat.S_ISDIR(attributes.mode):
+            raise NotADirectory(f"inode {inode}")
+        return attributes
+
+    def _directory_for_new(self, parent: InodeId, name: bytes) -> Attributes:
+        if len(name) > MAX_NAME_BYTES:
+            raise NameTooLong(f"name of {len(name)} bytes")
+        directory = self._directory(parent)
+        if directory.link_count == 0:
+            raise NoSuchEntry(f"directory inode {parent} was removed")
+        if not name or b"/" in name or b"\0" in name:
+            raise InvalidArgument(f"{name!r} cannot be a name")
+        if self._find(parent, name) is not None:
+            raise EntryExists(f"{name!r} in inode {parent}")
+        return directory
+
+    def _find(self, parent: InodeId, name: bytes) -> Attributes | None:
+        try:
+            return self.lookup(parent, name)
+        except NoSuchEntry:
+            return None
+
+    def _check_empty(self, directory: InodeId) -> None:
+        if self._execute("SELECT 1 FROM dentry WHERE parent = ? LIMIT 1", (directory,)).fetchone() is not None:
+            raise DirectoryNotEmpty(f"inode {directory}")
+
+    def _check_room(self, directory: Attributes) -> None:
+        if directory.link_count >= MAX_LINK_COUNT:
+            raise TooManyLinks(f"directory inode {directory.inode} has {directory.link_count - 2} subdirectories")
+
+    def _check_replaceable(self, moved: Attributes, target: Attributes) -> None:
+        if stat.S_ISDIR(target.mode):
+            if not stat.S_ISDIR(moved.mode):
+                raise IsADirectory(f"inode {target.inode}")
+            self._check_empty(target.inode)
+        elif stat.S_ISDIR(moved.mode):
+            raise NotADirectory(f"inode {target.inode}")
+
+    def _check_not_below(self, directory: InodeId, ancestor: InodeId) -> None:
+        """A directory must not come to lie in itself, at any depth."""
+        step = directory
+        while step != ROOT_INODE:
+            if step == ancestor:
+                raise InvalidArgument(f"directory inode {ancestor} would lie in itself")
+            step = self._inodes.parent(step)
+
+    def _add_dentry(self, parent: InodeId, name: bytes, inode: InodeId) -> None:
+        self._execute(
+            "INSERT INTO dentry (parent, cookie, name, inode) VALUES (?, ?, ?, ?)",
+            (parent, self._numbers.take(), name, inode),
+        )
+
+    def _point_dentry(self, parent: InodeId, name: bytes, inode: InodeId) -> None:
+        self._execute("UPDATE dentry SET inode = ? WHERE parent = ? AND name = ?", (inode, parent, name))
+
+    def _drop_link(self, attributes: Attributes, now_ns: int) -> None:
+        """Take one name from an inode; without one it is an orphan. A removed directory loses its `.` as well."""
+        names = attributes.link_count if stat.S_ISDIR(attributes.mode) else 1
+        self._inodes.add_links(attributes.inode, -names, now_ns)
+        if attributes.link_count == names:
+            self._execute("INSERT INTO orphan (inode) VALUES (?)", (attributes.inode,))
+
+    def _after_move(self, attributes: Attributes, parent: InodeId, now_ns: int) -> None:
+        self._inodes.add_links(attributes.inode, 0, now_ns)
+        if stat.S_ISDIR(attributes.mode):
+            self._inodes.set_parent(attributes.inode, parent)

@@ -1,0 +1,57 @@
+"""Hands out inode numbers and readdir cookies: each number once in a volume's life, crashes included.
+
+SQL lives here as in the rest of ``benchfs_core.metadata``. Invariant: a number is handed out only below a limit that is
+durable; after a crash handing out goes on at that limit, so that chunk files left by an uncommitted inode never meet a
+new inode.
+"""
+
+from __future__ import annotations
+
+from benchfs_core.metadata.database import Database
+from benchfs_core.types import InodeId
+
+RESERVATION = 16384
+"""Numbers set aside at a time: what a crash may waste, and what the next mount looks through."""
+
+FIRST_NUMBER = 16
+"""The first one handed out; below it are the root and room for cookies of `.` and `..`."""
+
+
+class Numbers:
+    """The volume's one source of numbers."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        low, high = database.first_row("SELECT low, high FROM number")
+        self.unsettled = range(low, high)
+        """Numbers that the process before this one may have used without committing them."""
+        self._next: int = high
+        self._limit: int = high
+
+    @property
+    def remaining(self) -> int:
+        """How many can be handed out before more must be reserved."""
+        return self._limit - self._next
+
+    def take(self) -> InodeId:
+        """Hand out the next number; the caller has seen to it that some remain (``GroupCommit.writable``)."""
+        assert self._next < self._limit, "number taken beyond the durable limit"
+        self._next += 1
+        return InodeId(self._next - 1)
+
+    def reserve(self) -> int:
+        """Write a further limit into the open transaction and return it; it holds once durable and confirmed."""
+        limit = self._next + RESERVATION
+        with self._database.change():
+            self._database.execute("UPDATE number SET low = ?, high = ?", (self._next, limit))
+        return limit
+
+    def confirm(self, limit: int) -> None:
+        """Hand out up to ``limit``, which ``reserve`` returned and a flush has made durable."""
+        self._limit = max(self._limit, limit)
+
+    def settle(self) -> None:
+        """Give back what was not handed out, at an orderly end: the next mount need not look for leftovers."""
+        with self._database.change():
+            self._database.execute("UPDATE number SET low = ?, high = ?", (self._next, self._next))
+        self._limit = self._next

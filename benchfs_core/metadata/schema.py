@@ -1,0 +1,99 @@
+"""The schema of ``meta/benchfs.db``: the canonical reference for what the metadata means.
+
+Imports nothing. Names are BLOBs (any byte but ``/`` and NUL), numbers 64-bit signed, times nanoseconds since 1970.
+``docs/on-disk-format.md`` explains it in prose; ``fsck`` checks each rule marked with "Rule".
+"""
+
+from __future__ import annotations
+
+SCHEMA_VERSION = 1
+"""Kept in SQLite's user_version."""
+
+DDL = """
+-- One row for each inode. The root directory is number 1.
+CREATE TABLE inode (
+    inode       INTEGER PRIMARY KEY,  -- its number; from `number`, never reused. Rule: below number.high
+    mode        INTEGER NOT NULL,     -- st_mode: type and permission bits (inode(7))
+    link_count  INTEGER NOT NULL,     -- st_nlink. Rule: dentries that lead here; a directory: 2 + its subdirectories;
+                                      --   0 only for an orphan
+    uid         INTEGER NOT NULL,
+    gid         INTEGER NOT NULL,
+    rdev        INTEGER NOT NULL,     -- st_rdev of a device node, else 0
+    size        INTEGER NOT NULL,     -- bytes. A regular file without dirty mark: its size. With one: the least size
+                                      --   it may have after recovery. A symlink: the length of its target. Else 0
+    blocks      INTEGER NOT NULL,     -- units of 512 bytes allocated to its chunks when it was last clean.
+                                      --   Rule: without dirty mark the sum of its chunk rows
+    atime_ns    INTEGER NOT NULL,
+    mtime_ns    INTEGER NOT NULL,
+    ctime_ns    INTEGER NOT NULL,
+    parent      INTEGER               -- a directory's own parent (the root's is itself), for `..`; else NULL.
+                                      --   Rule: equal to the parent of its one dentry
+) STRICT;
+
+-- One row for each name. Rule: parent and inode exist, the parent is a directory; no two of one parent have one name.
+CREATE TABLE dentry (
+    parent      INTEGER NOT NULL,
+    cookie      INTEGER NOT NULL,     -- its place in readdir; from `number`, so that no two entries ever share one
+    name        BLOB    NOT NULL,     -- 1 to 255 bytes, neither `/` nor NUL, not `.` or `..`
+    inode       INTEGER NOT NULL,
+    PRIMARY KEY (parent, cookie)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX dentry_name ON dentry (parent, name);
+
+-- Target of each symbolic link. Rule: one row for each inode of that type, and for no other.
+CREATE TABLE symlink (
+    inode       INTEGER PRIMARY KEY,
+    target      BLOB    NOT NULL      -- 1 to 4095 bytes
+) STRICT;
+
+-- Extended attributes. Rule: the inode exists.
+CREATE TABLE xattr (
+    inode       INTEGER NOT NULL,
+    name        BLOB    NOT NULL,     -- with its namespace, "user.x"; 1 to 255 bytes
+    value       BLOB    NOT NULL,     -- up to 64 KiB
+    PRIMARY KEY (inode, name)
+) STRICT, WITHOUT ROWID;
+
+-- The dirty mark of a regular file: its chunk files may be ahead of its rows. Durable before the first write to a clean
+-- inode, gone once everything is flushed and the rows say so. At mount, size = max(inode.size, end of the last chunk
+-- or, if that is less, the cut).
+CREATE TABLE dirty (
+    inode       INTEGER PRIMARY KEY,  -- Rule: an inode row of a regular file
+    cut         INTEGER               -- NULL, or: chunk bytes from this file offset on are dead and must be cut away
+                                      --   before anything else is done to them
+) STRICT;
+
+-- Chunk files as they were when their inode was last clean. A chunk without a row is a hole.
+-- Rule: without dirty mark, one row for each chunk file, of this length.
+CREATE TABLE chunk (
+    inode       INTEGER NOT NULL,
+    chunk_index INTEGER NOT NULL,     -- file offset / chunk size
+    length      INTEGER NOT NULL,     -- bytes, 0 to the chunk size
+    blocks      INTEGER NOT NULL,     -- units of 512 bytes allocated
+    PRIMARY KEY (inode, chunk_index)
+) STRICT, WITHOUT ROWID;
+
+-- Numbers whose chunk files are to be deleted: inodes without a name (while open they still work), and numbers that a
+-- crash left with chunk files but without an inode row. The background reaper empties it; it starts anew at each mount.
+CREATE TABLE orphan (
+    inode       INTEGER PRIMARY KEY   -- Rule: if there is an inode row, its link_count is 0
+) STRICT;
+
+-- The one row from which inode numbers and cookies come. Numbers below `low` are settled: used in a row here, or never.
+-- Numbers from `low` to `high` may have been handed out by a process that crashed before it committed: at mount, chunk
+-- directories in that range without an inode row become orphans, and handing out goes on at `high`.
+CREATE TABLE number (
+    low         INTEGER NOT NULL,
+    high        INTEGER NOT NULL      -- Rule: low <= high; above every number in use
+) STRICT;
+"""
+
+PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = NORMAL",  # flushes of the WAL are ours (durability.py); those of WAL checkpoints are SQLite's
+    "PRAGMA wal_autocheckpoint = 0",
+    "PRAGMA locking_mode = NORMAL",
+    "PRAGMA temp_store = MEMORY",
+    "PRAGMA cache_size = -32768",  # KiB: the bound on memory
+    "PRAGMA foreign_keys = OFF",
+)

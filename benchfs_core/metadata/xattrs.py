@@ -1,0 +1,70 @@
+"""Extended attributes (xattr(7)).
+
+SQL lives here as in the rest of ``benchfs_core.metadata``. Nothing awaits; each change is part of the open transaction.
+"""
+
+from __future__ import annotations
+
+from benchfs_core.errors import AttributeTooLarge, NoSuchAttribute
+from benchfs_core.metadata.database import Database
+from benchfs_core.types import InodeId
+
+MAX_VALUE_BYTES = 64 * 1024
+"""Longest value: ``XATTR_SIZE_MAX`` of linux/limits.h."""
+
+MAX_LIST_BYTES = 64 * 1024
+"""Longest list of names: ``XATTR_LIST_MAX``; one more would make listxattr(2) fail for all."""
+
+
+class Xattrs:
+    """The table ``xattr``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, inode: InodeId, name: bytes) -> bytes:
+        """The value.
+
+        Raises:
+            NoSuchAttribute: no attribute of that name.
+        """
+        row = self._database.execute("SELECT value FROM xattr WHERE inode = ? AND name = ?", (inode, name)).fetchone()
+        if row is None:
+            raise NoSuchAttribute(name.decode(errors="replace"))
+        return bytes(row[0])
+
+    def names(self, inode: InodeId) -> list[bytes]:
+        """All names, sorted."""
+        rows = self._database.execute("SELECT name FROM xattr WHERE inode = ? ORDER BY name", (inode,))
+        return [name for (name,) in rows]
+
+    def set(self, inode: InodeId, name: bytes, value: bytes, now_ns: int) -> None:
+        """Set or replace one attribute; ctime moves.
+
+        Raises:
+            AttributeTooLarge: the value, or the list of all names, would pass its limit.
+        """
+        if len(value) > MAX_VALUE_BYTES:
+            raise AttributeTooLarge(f"xattr value of {len(value)} bytes, at most {MAX_VALUE_BYTES}")
+        names = self.names(inode)
+        if name not in names and sum(len(known) + 1 for known in names) + len(name) + 1 > MAX_LIST_BYTES:
+            raise AttributeTooLarge(f"list of xattr names over {MAX_LIST_BYTES} bytes")
+        with self._database.change():
+            self._database.execute(
+                "INSERT OR REPLACE INTO xattr (inode, name, value) VALUES (?, ?, ?)", (inode, name, value)
+            )
+            self._touch(inode, now_ns)
+
+    def remove(self, inode: InodeId, name: bytes, now_ns: int) -> None:
+        """Remove one attribute; ctime moves.
+
+        Raises:
+            NoSuchAttribute: no attribute of that name.
+        """
+        self.get(inode, name)
+        with self._database.change():
+            self._database.execute("DELETE FROM xattr WHERE inode = ? AND name = ?", (inode, name))
+            self._touch(inode, now_ns)
+
+    def _touch(self, inode: InodeId, now_ns: int) -> None:
+        self._database.execute("UPDATE inode SET ctime_ns = ? WHERE inode = ?", (now_ns, inode))
