@@ -1,0 +1,223 @@
+"""The order between a file's chunks and its metadata: dirty marks, cuts, flushes, and becoming clean again.
+
+Imports ``chunks.store``, ``metadata``, ``layout`` and trio. Keeps the invariants of docs/durability.md:
+
+- a dirty mark is durable before the first write to a clean inode, and a cut is durable before its chunks are touched;
+- no byte is written beyond a cut until the cut has been made and, with ``sync=write``, made durable and its record
+  removed;
+- what a flush did not confirm is never called durable or clean.
+
+Lock order: ``data_lock``, then ``mark_lock``. Rows are changed between ``writable()`` and the next checkpoint.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import trio
+
+from benchfs_core.chunks.store import ChunkStore
+from benchfs_core.errors import FlushFailed
+from benchfs_core.inodes import ActiveInode
+from benchfs_core.layout import cut_at
+from benchfs_core.metadata.group_commit import GroupCommit
+from benchfs_core.metadata.marks import Marks
+from benchfs_core.shared_flush import SharedFlush
+from benchfs_core.types import ChunkIndex, SyncMode
+
+FLUSHES_AT_ONCE = 32
+"""Most chunks of one file flushed at the same time."""
+
+
+class DataDurability:
+    """What happens to a file's chunks besides reading and writing them."""
+
+    def __init__(self, store: ChunkStore, marks: Marks, commit: GroupCommit, chunk_size: int, sync: SyncMode) -> None:
+        self._store = store
+        self._marks = marks
+        self._commit = commit
+        self._chunk_size = chunk_size
+        self.durable_writes = sync is SyncMode.WRITE
+
+    async def prepare_write(self, node: ActiveInode, end: int) -> None:
+        """Return once data up to file offset ``end`` may be written. The caller holds ``data_lock`` shared."""
+        async with node.mark_lock:
+            if node.cut is not None and end > node.cut:
+                await self._make_cut(node)
+            if not node.dirty:
+                await self._commit.writable()
+                self._marks.mark_dirty(node.inode)
+                node.dirty = True
+                node.mark_sequence = node.changed_sequence = self._commit.sequence
+            if node.mark_sequence:
+                await self._commit.make_durable(node.mark_sequence)
+                node.mark_sequence = 0
+
+    async def make_cut(self, node: ActiveInode) -> None:
+        """Cut the chunks as recorded, if they are not yet."""
+        async with node.mark_lock:
+            await self._make_cut(node)
+
+    async def flush(self, node: ActiveInode) -> None:
+        """Make durable every write and cut of the file that ended before the call; its rows are the caller's matter.
+
+        Raises:
+            FlushFailed: the filesystem below could not; from now on every flush of this file says so.
+        """
+        if node.unflushed or node.entries_unflushed or node.flush is not None or node.failure is not None:
+            if node.flush is None:
+                node.flush = SharedFlush(functools.partial(self._flush, node))
+            await node.flush.flush()
+
+    async def fsync(self, node: ActiveInode, *, datasync: bool) -> None:
+        """Make the file durable: content, size and names, and unless ``datasync`` its times (fsync(2)).
+
+        Raises:
+            FlushFailed: the data could not be flushed.
+            MetadataFailed: the metadata could not.
+        """
+        while True:
+            await self.make_cut(node)
+            await self.flush(node)
+            if not node.cut_recorded:
+                break
+            await self._commit.writable(frees=True)
+            if self._cut_is_flushed(node):  # else shortened again meanwhile; a cut left in force would undo this fsync
+                self._clear_cut(node)
+                break
+        if node.times_moved and not datasync:
+            await self._commit.writable(frees=True)
+            self.store_times(node)
+        await self._commit.make_durable(node.changed_sequence)
+
+    async def clean(self, node: ActiveInode, *, flushed_at: int | None = None) -> bool:
+        """Flush a file that nobody writes to and remove its dirty mark; whether that came about.
+
+        Args:
+            node: the file.
+            flushed_at: ``node.writes`` before a flush of the whole filesystem below, made meanwhile; None: flush here.
+        """
+        if not node.dirty or node.failure is not None:
+            return False
+        if flushed_at is None:
+            await self.make_cut(node)
+            flushed_at = node.writes
+            await self.flush(node)
+        chunks = await self._store.stat_chunks(node.inode, sorted(node.written))
+        await self._commit.writable(frees=True)
+        if node.writes != flushed_at or not node.data_lock.idle or node.cut is not None:
+            return False
+        node.blocks = node.clean_blocks = self._marks.mark_clean(node.inode, node.size, chunks, node.rows_void_from)
+        node.least_size = node.size
+        node.blocks_at_write = node.writes
+        node.written.clear()
+        node.unflushed.clear()
+        node.entries_unflushed = False
+        node.rows_void_from = None
+        node.dirty = node.cut_recorded = False
+        node.mark_sequence = 0
+        node.changed_sequence = self._commit.sequence
+        if node.times_moved:
+            self.store_times(node)
+        return True
+
+    async def refresh_blocks(self, node: ActiveInode) -> None:
+        """Bring ``node.blocks`` up to date, by asking about the chunks that changed since the file was clean."""
+        writes = node.writes
+        chunks = await self._store.stat_chunks(node.inode, sorted(node.written))
+        void_from = node.rows_void_from
+        base = node.clean_blocks if void_from is None else self._marks.blocks_below(node.inode, void_from)
+        changed = [index for index in node.written if void_from is None or index < void_from]
+        node.blocks = base - self._marks.blocks_of(node.inode, changed) + sum(chunk.blocks for chunk in chunks)
+        node.blocks_at_write = writes
+
+    def store_times(self, node: ActiveInode) -> None:
+        """Write the file's times into its row. Between ``writable()`` and the next checkpoint only."""
+        self._marks.set_times(node.inode, node.atime_ns, node.mtime_ns, node.ctime_ns)
+        node.times_moved = False
+        node.changed_sequence = self._commit.sequence
+
+    # Under mark_lock
+
+    async def _make_cut(self, node: ActiveInode) -> None:
+        while node.cut is not None:
+            size = node.cut
+            await self._commit.make_durable(node.cut_sequence)
+            await self._cut_chunks(node, size)
+            if node.cut == size:  # not shortened further meanwhile
+                node.cut = None
+        if node.cut_recorded and self.durable_writes:
+            await self.flush(node)
+            await self._commit.writable(frees=True)
+            if self._cut_is_flushed(node):
+                self._clear_cut(node)
+                await self._commit.make_durable(node.changed_sequence)
+
+    async def _cut_chunks(self, node: ActiveInode, size: int) -> None:
+        plan = cut_at(size, self._chunk_size)
+        if plan.boundary is not None:
+            await self._store.truncate_chunk(node.inode, plan.boundary, plan.boundary_length)
+            node.written.add(plan.boundary)
+            node.unflushed.add(plan.boundary)
+        known = {row.chunk_index for row in self._marks.chunk_rows(node.inode)} | node.written
+        for chunk_index in sorted(index for index in known if index >= plan.first_deleted):
+            await self._store.delete_chunk(node.inode, chunk_index)
+            node.entries_unflushed = True
+            node.unflushed.discard(chunk_index)
+            node.written.discard(chunk_index)
+        void_from = node.rows_void_from
+        node.rows_void_from = plan.first_deleted if void_from is None else min(void_from, plan.first_deleted)
+        node.writes += 1
+        node.cuts_made += 1
+
+    # Without locks
+
+    def _cut_is_flushed(self, node: ActiveInode) -> bool:
+        return node.cut is None and node.cuts_flushed == node.cuts_made
+
+    def _clear_cut(self, node: ActiveInode) -> None:
+        self._marks.clear_cut(node.inode)
+        node.cut_recorded = False
+        node.changed_sequence = self._commit.sequence
+
+    async def _flush(self, node: ActiveInode) -> None:
+        if node.failure is not None:
+            raise FlushFailed(node.failure)
+        chunks, node.unflushed = node.unflushed, set()
+        entries, node.entries_unflushed = node.entries_unflushed, False
+        cuts = node.cuts_made
+        confirmed = False
+        try:
+            await self._flush_chunks(node, chunks)
+            if entries:
+                await self._store.fsync_entries(node.inode)
+            node.cuts_flushed = cuts
+            confirmed = True
+        except OSError as error:
+            node.failure = f"inode {node.inode}: flush failed: {error.strerror}"
+            raise FlushFailed(node.failure) from error
+        finally:
+            if not confirmed:
+                node.unflushed |= chunks
+                node.entries_unflushed |= entries
+
+    async def _flush_chunks(self, node: ActiveInode, chunks: set[ChunkIndex]) -> None:
+        todo = iter(sorted(chunks))
+        errors: list[OSError] = []
+
+        async def work() -> None:
+            for chunk_index in todo:
+                try:
+                    await self._store.fsync_chunk(node.inode, chunk_index)
+                except OSError as error:
+                    errors.append(error)
+                    return
+
+        if len(chunks) == 1:
+            await work()
+        else:
+            async with trio.open_nursery() as nursery:
+                for _ in range(min(len(chunks), FLUSHES_AT_ONCE)):
+                    nursery.start_soon(work)
+        if errors:
+            raise errors[0]

@@ -1,0 +1,214 @@
+"""Read, write, truncate and fsync of one regular file: cuts requests into spans, and keeps size and times.
+
+Imports ``layout``, ``chunks.store``, ``data_durability`` and trio; knows no names or handles. Invariants: a read sees
+what was written there or zeros, never bytes from before a truncate; size and times move only with what the store
+accepted; reads and writes share a file's ``data_lock``, a truncate has it alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+
+import trio
+
+from benchfs_core.chunks.store import ChunkStore
+from benchfs_core.data_durability import DataDurability
+from benchfs_core.errors import FileTooLarge
+from benchfs_core.inodes import ActiveInode
+from benchfs_core.layout import Span, spans
+from benchfs_core.metadata.group_commit import GroupCommit
+from benchfs_core.metadata.marks import Marks
+from benchfs_core.types import MAX_FILE_BYTES, Buffer, ChunkIndex
+
+log = logging.getLogger(__name__)
+
+MAX_UNFLUSHED_CHUNKS = 4096
+"""A file with more chunks than this written and not flushed has them flushed by its next writer: a bound on memory."""
+
+
+class FileIO:
+    """Data operations on active inodes."""
+
+    def __init__(
+        self,
+        store: ChunkStore,
+        marks: Marks,
+        commit: GroupCommit,
+        durability: DataDurability,
+        chunk_size: int,
+        now_ns: Callable[[], int],
+        now_s: Callable[[], float],
+    ) -> None:
+        """Serve one volume.
+
+        Args:
+            store: where the chunks are.
+            marks: what the metadata knows about them.
+            commit: makes metadata durable.
+            durability: orders chunks against metadata.
+            chunk_size: bytes in a chunk.
+            now_ns: the wall clock, nanoseconds since 1970.
+            now_s: a clock that never goes back, seconds.
+        """
+        self._store = store
+        self._marks = marks
+        self._commit = commit
+        self._durability = durability
+        self._chunk_size = chunk_size
+        self._now_ns = now_ns
+        self._now_s = now_s
+
+    async def read(self, node: ActiveInode, offset: int, length: int) -> Buffer:
+        """Up to ``length`` bytes from ``offset``: fewer only at the end of the file, zeros in holes (read(2))."""
+        await node.data_lock.acquire_shared()
+        try:
+            length = min(length, node.size - offset)
+            if length <= 0:
+                return b""
+            live = length if node.cut is None else max(0, min(length, node.cut - offset))
+            if live == length:
+                return await self._read_spans(node, offset, length)
+            return b"".join((await self._read_spans(node, offset, live), bytes(length - live)))
+        finally:
+            node.data_lock.release_shared()
+
+    async def write(self, node: ActiveInode, offset: int, data: Buffer) -> int:
+        """Store all of ``data`` at ``offset``, lengthening the file if need be; return the bytes written (pwrite(2)).
+
+        Durable on return: with ``sync=write`` the data, the file's size and its names; otherwise nothing.
+
+        Raises:
+            FileTooLarge: beyond the size limit.
+            OSError: the filesystem below refused; the file's size is as before.
+        """
+        end = offset + len(data)
+        if end > MAX_FILE_BYTES:
+            raise FileTooLarge(f"write up to offset {end}")
+        if len(node.unflushed) > MAX_UNFLUSHED_CHUNKS:
+            await self._durability.flush(node)
+        try:
+            await self._write(node, offset, data, end)
+        except OSError:
+            if end > node.size:
+                await self._trim(node)
+            raise
+        return len(data)
+
+    async def truncate(self, node: ActiveInode, size: int) -> None:
+        """Make the file ``size`` bytes long: what is cut off is gone, what is added is a hole (truncate(2)).
+
+        Returns before the chunks are cut; nothing shows them from then on. Durable on return with ``sync=write``.
+
+        Raises:
+            FileTooLarge: beyond the size limit.
+        """
+        if size > MAX_FILE_BYTES:
+            raise FileTooLarge(f"truncate to {size} bytes")
+        async with node.data_lock.exclusive():
+            if size > node.size and node.cut is not None:
+                await self._durability.make_cut(node)
+            await self._commit.writable(frees=size < node.size)
+            now_ns = self._now_ns()
+            if size < node.size:
+                self._shorten(node, size, now_ns)
+            elif size > node.size:
+                self._marks.record_growth(node.inode, size, now_ns)
+                node.least_size = size
+                node.changed_sequence = self._commit.sequence
+            node.size = size
+            node.modified(now_ns, self._now_s())
+        if self._durability.durable_writes:
+            await self._commit.make_durable(node.changed_sequence)
+
+    async def fsync(self, node: ActiveInode, *, datasync: bool) -> None:
+        """Make the file durable (fsync(2); ``datasync``: fdatasync(2)). FlushFailed, MetadataFailed."""
+        await self._durability.fsync(node, datasync=datasync)
+
+    async def refresh_blocks(self, node: ActiveInode) -> None:
+        """Bring ``node.blocks`` up to date."""
+        await self._durability.refresh_blocks(node)
+
+    async def _write(self, node: ActiveInode, offset: int, data: Buffer, end: int) -> None:
+        await node.data_lock.acquire_shared()
+        try:
+            if not node.may_write(end):
+                await self._durability.prepare_write(node, end)
+            await self._write_spans(node, offset, data)
+            node.size = max(node.size, end)
+            node.modified(self._now_ns(), self._now_s())
+            if self._durability.durable_writes:
+                await self._commit.make_durable(node.changed_sequence)
+        finally:
+            node.data_lock.release_shared()
+
+    async def _trim(self, node: ActiveInode) -> None:
+        """Drop what a failed write left beyond the end of the file, lest it show when the file grows."""
+        async with node.data_lock.exclusive():
+            node.cut = node.size if node.cut is None else min(node.cut, node.size)
+        try:
+            await self._durability.make_cut(node)
+        except (
+            OSError
+        ) as error:  # the cut stays in force: nothing is read beyond it, and the next write there tries again
+            log.warning("inode %d: cutting off a failed write: %s", node.inode, error)
+
+    def _shorten(self, node: ActiveInode, size: int, now_ns: int) -> None:
+        node.least_size = min(node.least_size, size)
+        self._marks.record_cut(node.inode, size, node.least_size, now_ns)
+        sequence = self._commit.sequence
+        if not node.dirty:
+            node.dirty = True
+            node.mark_sequence = sequence
+        node.cut = size if node.cut is None else min(node.cut, size)
+        node.cut_recorded = True
+        node.cut_sequence = node.changed_sequence = sequence
+
+    async def _read_spans(self, node: ActiveInode, offset: int, length: int) -> Buffer:
+        index, inside = divmod(offset, self._chunk_size)
+        if inside + length <= self._chunk_size:
+            return await self._store.read_chunk(node.inode, ChunkIndex(index), inside, length)
+        whole = bytearray(length)
+
+        async def read(span: Span) -> None:
+            part = await self._store.read_chunk(node.inode, span.chunk_index, span.offset, span.length)
+            whole[span.position : span.position + span.length] = part
+
+        await self._each(read, spans(offset, length, self._chunk_size))
+        return whole
+
+    async def _write_spans(self, node: ActiveInode, offset: int, data: Buffer) -> None:
+        index, inside = divmod(offset, self._chunk_size)
+        if inside + len(data) <= self._chunk_size:
+            await self._write_span(node, Span(ChunkIndex(index), inside, len(data), 0), data)
+            return
+        view = memoryview(data)
+
+        async def write(span: Span) -> None:
+            await self._write_span(node, span, view[span.position : span.position + span.length])
+
+        await self._each(write, spans(offset, len(data), self._chunk_size))
+
+    async def _write_span(self, node: ActiveInode, span: Span, data: Buffer) -> None:
+        try:
+            await self._store.write_chunk(node.inode, span.chunk_index, span.offset, data)
+        finally:  # after a failure as well: a part may be there
+            node.written.add(span.chunk_index)
+            if not self._durability.durable_writes:
+                node.unflushed.add(span.chunk_index)
+
+    async def _each(self, work: Callable[[Span], Awaitable[None]], parts: Iterable[Span]) -> None:
+        """Do all spans of a request at the same time; the first OSError is raised when all have ended."""
+        errors: list[OSError] = []
+
+        async def one(span: Span) -> None:
+            try:
+                await work(span)
+            except OSError as error:
+                errors.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for span in parts:
+                nursery.start_soon(one, span)
+        if errors:
+            raise errors[0]

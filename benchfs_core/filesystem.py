@@ -1,0 +1,387 @@
+"""``FileSystem``: what POSIX says of files and directories, by inode. The one interface that front ends call.
+
+Imports the layers below it and no front end; usable and tested without FUSE. Permission is the front end's matter (in
+FUSE the kernel's). Every method is async; one that changes something waits first until changes may be made
+(``GroupCommit.writable``) and then makes its change without a checkpoint in between, so that changes are atomic to
+every other task. Errors are those of ``errors``, and OSError where the filesystem below failed.
+
+Durable on return: with ``sync=write`` what ``write`` and ``truncate`` did; in both modes what ``fsync``,
+``fsync_directory`` and ``sync`` were asked for; otherwise what the last commit interval took along.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from benchfs_core.errors import BadHandle, InvalidArgument, IsADirectory, NotADirectory, NotSupported, VolumeReadOnly
+from benchfs_core.file_io import FileIO
+from benchfs_core.inodes import ActiveInode, InodeTable
+from benchfs_core.maintenance import Maintenance
+from benchfs_core.metadata.group_commit import GroupCommit
+from benchfs_core.metadata.manager import MetadataManager
+from benchfs_core.mounting import Mounting
+from benchfs_core.types import (
+    AttributeChange,
+    Attributes,
+    Buffer,
+    Credentials,
+    DirectoryEntry,
+    HandleId,
+    InodeId,
+)
+
+_XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.")
+
+
+class FileSystem:
+    """One mounted volume. Inodes given out by ``lookup`` and the makers are counted until ``forget`` (as in FUSE)."""
+
+    def __init__(
+        self,
+        metadata: MetadataManager,
+        commit: GroupCommit,
+        file_io: FileIO,
+        inodes: InodeTable,
+        maintenance: Maintenance,
+        mounting: Mounting,
+        now_ns: Callable[[], int],
+    ) -> None:
+        self._metadata = metadata
+        self._commit = commit
+        self._file_io = file_io
+        self._inodes = inodes
+        self._maintenance = maintenance
+        self._mounting = mounting
+        self._now_ns = now_ns
+        self._files: dict[HandleId, ActiveInode] = {}
+        self._directories: dict[HandleId, InodeId] = {}
+        self._handles = (HandleId(number) for number in itertools.count(1))
+
+    # Names
+
+    async def lookup(self, parent: InodeId, name: bytes) -> Attributes:
+        """The inode of a name, counted once more. NoSuchEntry, NotADirectory, NameTooLong."""
+        attributes = await self._current(self._metadata.lookup(parent, name))
+        self._inodes.remember(attributes.inode)
+        return attributes
+
+    async def forget(self, inode: InodeId, count: int) -> None:
+        """Drop ``count`` lookups of the inode; an orphan that nobody uses any more is deleted in the background."""
+        if self._inodes.forget(inode, count):
+            self._maintenance.unused(inode)
+
+    async def mknod(self, parent: InodeId, name: bytes, mode: int, owner: Credentials, rdev: int = 0) -> Attributes:
+        """Make a regular file, fifo, socket or device node, by the type in ``mode`` (mknod(2)); counted."""
+        if stat.S_ISDIR(mode) or stat.S_ISLNK(mode):
+            raise InvalidArgument(f"mknod with mode {mode:o}")
+        return await self._make(parent, name, mode, owner, rdev)
+
+    async def mkdir(self, parent: InodeId, name: bytes, mode: int, owner: Credentials) -> Attributes:
+        """Make a directory (mkdir(2)); counted."""
+        return await self._make(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), owner, 0)
+
+    async def symlink(self, parent: InodeId, name: bytes, target: bytes, owner: Credentials) -> Attributes:
+        """Make a symbolic link (symlink(2)); counted."""
+        await self._writable()
+        attributes = self._metadata.symlink(parent, name, target, owner, self._now_ns())
+        self._inodes.remember(attributes.inode)
+        return attributes
+
+    async def link(self, inode: InodeId, parent: InodeId, name: bytes) -> Attributes:
+        """Give the inode one more name (link(2)); counted."""
+        await self._writable()
+        attributes = self._metadata.link(inode, parent, name, self._now_ns())
+        self._note_change(attributes.inode)
+        self._inodes.remember(inode)
+        return await self._current(attributes)
+
+    async def unlink(self, parent: InodeId, name: bytes) -> None:
+        """Remove a name (unlink(2)). The content goes with the last name and the last use."""
+        await self._writable(frees=True)
+        self._after_removal(self._metadata.unlink(parent, name, self._now_ns()))
+
+    async def rmdir(self, parent: InodeId, name: bytes) -> None:
+        """Remove an empty directory (rmdir(2))."""
+        await self._writable(frees=True)
+        self._after_removal(self._metadata.rmdir(parent, name, self._now_ns()))
+
+    async def rename(
+        self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, *, overwrite: bool = True
+    ) -> None:
+        """Move an entry, taking the place of what has the new name unless ``overwrite`` is false (rename(2))."""
+        await self._writable()
+        moved, replaced = self._metadata.rename(parent, name, new_parent, new_name, self._now_ns(), overwrite=overwrite)
+        self._note_change(moved.inode)
+        if replaced is not None:
+            self._after_removal(replaced)
+
+    async def exchange(self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes) -> None:
+        """Swap two entries (rename(2), RENAME_EXCHANGE)."""
+        await self._writable()
+        one, other = self._metadata.lookup(parent, name), self._metadata.lookup(new_parent, new_name)
+        self._metadata.exchange(parent, name, new_parent, new_name, self._now_ns())
+        self._note_change(one.inode)
+        self._note_change(other.inode)
+
+    async def readlink(self, inode: InodeId) -> bytes:
+        """The target of a symbolic link (readlink(2))."""
+        target = self._metadata.readlink(inode)
+        await self._accessed(inode)
+        return target
+
+    # Attributes
+
+    async def getattr(self, inode: InodeId) -> Attributes:
+        """What stat(2) shows. NoSuchEntry."""
+        return await self._current(self._metadata.get(inode))
+
+    async def setattr(self, inode: InodeId, change: AttributeChange, size: int | None = None) -> Attributes:
+        """Change size, then mode, owner and times; return the result.
+
+        As truncate(2), chmod(2), chown(2) and utimensat(2).
+        """
+        await self._writable(frees=size is not None)
+        if size is not None:
+            await self._truncate(inode, size)
+            await self._writable(frees=True)
+        if change.ctime_ns is None:
+            change = replace(change, ctime_ns=self._now_ns())
+        if change.mode is not None:
+            change = replace(change, mode=stat.S_IFMT(self._metadata.get(inode).mode) | stat.S_IMODE(change.mode))
+        if size is None or _names_more_than_size(change):
+            self._metadata.set_attributes(inode, change)
+            node = self._inodes.find(inode)
+            if node is not None:
+                node.atime_ns = node.atime_ns if change.atime_ns is None else change.atime_ns
+                node.mtime_ns = node.mtime_ns if change.mtime_ns is None else change.mtime_ns
+                node.ctime_ns = change.ctime_ns or node.ctime_ns
+                node.changed_sequence = self._commit.sequence
+        return await self.getattr(inode)
+
+    def blocks_are_current(self, inode: InodeId) -> bool:
+        """Whether attributes that ``readdir`` lists may be kept: not while the allocation has to be asked for."""
+        node = self._inodes.find(inode)
+        return node is None or node.blocks_at_write == node.writes
+
+    async def statfs(self) -> os.statvfs_result:
+        """Space and inodes of the filesystem below (statvfs(3))."""
+        return self._mounting.statvfs()
+
+    # Extended attributes
+
+    async def getxattr(self, inode: InodeId, name: bytes) -> bytes:
+        """The value of one extended attribute (getxattr(2)). NoSuchAttribute, NotSupported."""
+        self._check_xattr(name)
+        return self._metadata.xattrs.get(inode, name)
+
+    async def setxattr(self, inode: InodeId, name: bytes, value: bytes) -> None:
+        """Set or replace an extended attribute (setxattr(2))."""
+        self._check_xattr(name)
+        await self._writable()
+        self._metadata.get(inode)
+        self._metadata.xattrs.set(inode, name, value, now_ns := self._now_ns())
+        self._note_change(inode, now_ns)
+
+    async def listxattr(self, inode: InodeId) -> list[bytes]:
+        """Names of all extended attributes."""
+        return self._metadata.xattrs.names(inode)
+
+    async def removexattr(self, inode: InodeId, name: bytes) -> None:
+        """Remove an extended attribute (removexattr(2)). NoSuchAttribute."""
+        self._check_xattr(name)
+        await self._writable()
+        self._metadata.xattrs.remove(inode, name, now_ns := self._now_ns())
+        self._note_change(inode, now_ns)
+
+    # Files
+
+    async def create(self, parent: InodeId, name: bytes, mode: int, owner: Credentials) -> tuple[HandleId, Attributes]:
+        """Make a regular file and open it (open(2), O_CREAT | O_EXCL); counted."""
+        attributes = await self._make(parent, name, stat.S_IFREG | stat.S_IMODE(mode), owner, 0)
+        return self._open(attributes), attributes
+
+    async def open(self, inode: InodeId, *, truncate: bool = False) -> HandleId:
+        """Open a regular file for everything; ``truncate`` empties it first (open(2), O_TRUNC).
+
+        O_APPEND is the front end's matter: it knows the size that its callers see (in FUSE the kernel does).
+        """
+        attributes = self._metadata.get(inode)
+        if stat.S_ISDIR(attributes.mode):
+            raise IsADirectory(f"inode {inode}")
+        await self._maintenance.room()
+        if truncate:
+            await self._writable(frees=True)
+            await self._truncate(inode, 0)
+        return self._open(self._metadata.get(inode))
+
+    async def read(self, handle: HandleId, offset: int, length: int) -> Buffer:
+        """Up to ``length`` bytes from ``offset``, fewer only at the end of the file (pread(2))."""
+        node = self._file(handle)
+        data = await self._file_io.read(node, offset, length)
+        if self._mounting.moves_atime(node.atime_ns, node.mtime_ns, node.ctime_ns, self._now_ns):
+            node.atime_ns = self._now_ns()
+            node.times_moved = True
+        return data
+
+    async def write(self, handle: HandleId, offset: int, data: Buffer) -> int:
+        """Write all of ``data`` at ``offset``; return its length (pwrite(2)). Durable on return with ``sync=write``."""
+        node = self._file(handle)
+        if self._mounting.read_only:
+            raise VolumeReadOnly("mounted read-only")
+        return await self._file_io.write(node, offset, data)
+
+    async def fsync(self, handle: HandleId, *, datasync: bool = False) -> None:
+        """Make the file durable, with the names it has (fsync(2)). FlushFailed, MetadataFailed."""
+        node = self._file(handle)
+        if not self._mounting.read_only:
+            await self._file_io.fsync(node, datasync=datasync)
+
+    async def release(self, handle: HandleId) -> None:
+        """Close a file."""
+        node = self._file(handle)
+        del self._files[handle]
+        node.open_count -= 1
+        if node.open_count == 0:
+            self._maintenance.closed(node)
+
+    # Directories
+
+    async def opendir(self, inode: InodeId) -> HandleId:
+        """Open a directory. NotADirectory."""
+        if not stat.S_ISDIR(self._metadata.get(inode).mode):
+            raise NotADirectory(f"inode {inode}")
+        handle = next(self._handles)
+        self._directories[handle] = inode
+        return handle
+
+    async def readdir(self, handle: HandleId, after_cookie: int) -> Iterator[DirectoryEntry]:
+        """Entries after ``after_cookie`` (0: all), without `.` and `..`; take them before the next checkpoint.
+
+        An entry that is there throughout is listed once, whatever else happens to the directory meanwhile (readdir(3)).
+        Entries are not counted: ``remember`` those that were passed on.
+        """
+        directory = self._directory(handle)
+        if after_cookie == 0:
+            await self._accessed(directory)
+        return self._entries(directory, after_cookie)
+
+    def remember(self, inode: InodeId) -> None:
+        """Count an inode once more, as ``lookup`` does."""
+        self._inodes.remember(inode)
+
+    async def directory_and_parent(self, handle: HandleId) -> tuple[InodeId, InodeId]:
+        """What `.` and `..` of an open directory are."""
+        directory = self._directory(handle)
+        return directory, self._metadata.parent(directory)
+
+    async def releasedir(self, handle: HandleId) -> None:
+        """Close a directory."""
+        self._directory(handle)
+        del self._directories[handle]
+
+    async def fsync_directory(self, handle: HandleId) -> None:
+        """Make every change of names so far durable (fsync(2) of a directory)."""
+        self._directory(handle)
+        if not self._mounting.read_only:
+            await self._commit.commit()
+
+    async def sync(self) -> None:
+        """Make everything durable (syncfs(2))."""
+        if not self._mounting.read_only:
+            await self._maintenance.sync()
+
+    # Between the methods above
+
+    async def _writable(self, *, frees: bool = False) -> None:
+        if self._mounting.read_only:
+            raise VolumeReadOnly("mounted read-only")
+        await self._commit.writable(frees=frees)
+
+    async def _make(self, parent: InodeId, name: bytes, mode: int, owner: Credentials, rdev: int) -> Attributes:
+        await self._maintenance.room()
+        await self._writable()
+        attributes = self._metadata.create(parent, name, mode, owner, self._now_ns(), rdev)
+        if stat.S_ISREG(mode):
+            self._maintenance.closed(self._inodes.add(ActiveInode.fresh(attributes, self._commit.sequence)))
+        self._inodes.remember(attributes.inode)
+        return attributes
+
+    def _open(self, attributes: Attributes) -> HandleId:
+        node = self._inodes.activate(attributes)
+        node.open_count += 1
+        handle = next(self._handles)
+        self._files[handle] = node
+        return handle
+
+    async def _truncate(self, inode: InodeId, size: int) -> None:
+        attributes = self._metadata.get(inode)
+        if stat.S_ISDIR(attributes.mode):
+            raise IsADirectory(f"inode {inode}")
+        if not stat.S_ISREG(attributes.mode) or size < 0:
+            raise InvalidArgument(f"truncate of inode {inode} to {size} bytes")
+        node = self._inodes.activate(attributes)
+        node.open_count += 1  # keeps it active meanwhile
+        try:
+            await self._file_io.truncate(node, size)
+        finally:
+            node.open_count -= 1
+            if node.open_count == 0:
+                self._maintenance.closed(node)
+
+    async def _current(self, stored: Attributes) -> Attributes:
+        node = self._inodes.find(stored.inode)
+        if node is None:
+            return stored
+        if node.blocks_at_write != node.writes:
+            await self._file_io.refresh_blocks(node)
+            stored = self._metadata.get(stored.inode)
+        return node.overlay(stored)
+
+    def _entries(self, directory: InodeId, after_cookie: int) -> Iterator[DirectoryEntry]:
+        find = self._inodes.find
+        for entry in self._metadata.readdir(directory, after_cookie):
+            node = find(entry.attributes.inode)
+            yield entry if node is None else replace(entry, attributes=node.overlay(entry.attributes))
+
+    def _note_change(self, inode: InodeId, ctime_ns: int | None = None) -> None:
+        node = self._inodes.find(inode)
+        if node is not None:
+            node.changed_sequence = self._commit.sequence
+            node.ctime_ns = max(node.ctime_ns, ctime_ns or self._now_ns())
+
+    def _after_removal(self, attributes: Attributes) -> None:
+        self._note_change(attributes.inode)
+        if attributes.link_count == 0 and not self._inodes.in_use(attributes.inode):
+            self._maintenance.unused(attributes.inode)
+
+    async def _accessed(self, inode: InodeId) -> None:
+        """Move the atime of a directory or symbolic link that was read, if the mount's rule says so."""
+        stored = self._metadata.get(inode)
+        if self._mounting.moves_atime(stored.atime_ns, stored.mtime_ns, stored.ctime_ns, self._now_ns):
+            await self._writable()
+            self._metadata.marks.set_times(inode, self._now_ns(), stored.mtime_ns, stored.ctime_ns)
+
+    def _check_xattr(self, name: bytes) -> None:
+        # POSIX ACLs live in system.*: stored without being enforced they would promise what is not kept
+        if not name.startswith(_XATTR_NAMESPACES):
+            raise NotSupported(f"xattr namespace of {name!r}")
+
+    def _file(self, handle: HandleId) -> ActiveInode:
+        node = self._files.get(handle)
+        if node is None:
+            raise BadHandle(f"file handle {handle}")
+        return node
+
+    def _directory(self, handle: HandleId) -> InodeId:
+        inode = self._directories.get(handle)
+        if inode is None:
+            raise BadHandle(f"directory handle {handle}")
+        return inode
+
+
+def _names_more_than_size(change: AttributeChange) -> bool:
+    return any(value is not None for value in (change.mode, change.uid, change.gid, change.atime_ns, change.mtime_ns))

@@ -1,0 +1,208 @@
+"""The inodes that a mount holds state of in memory: those open, those dirty, and the kernel's lookup counts.
+
+Imports trio (for locks) and the pure modules. Invariants: an inode with a dirty mark has an ``ActiveInode``, and its
+true size and times are there, not in its row; an inode without one is exactly what its row says. The table is bounded
+by what is open and by what is dirty (``maintenance`` cleans), the lookup counts by the kernel's own inode cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import trio
+
+from benchfs_core.locks import SharedLock
+from benchfs_core.shared_flush import SharedFlush
+from benchfs_core.types import Attributes, ChunkIndex, InodeId
+
+
+class ActiveInode:
+    """A regular file in use: what is newer in memory than in its row, and what must happen before it is durable.
+
+    ``data_lock`` is shared by reads and writes and held alone by truncate; ``mark_lock`` serialises what prepares a
+    write (dirty mark, cut) and is taken after it. See docs/architecture.md.
+    """
+
+    __slots__ = (
+        "atime_ns",
+        "blocks",
+        "blocks_at_write",
+        "changed_sequence",
+        "clean_blocks",
+        "ctime_ns",
+        "cut",
+        "cut_recorded",
+        "cut_sequence",
+        "cuts_flushed",
+        "cuts_made",
+        "data_lock",
+        "dirty",
+        "entries_unflushed",
+        "failure",
+        "flush",
+        "idle_since_s",
+        "inode",
+        "least_size",
+        "mark_lock",
+        "mark_sequence",
+        "mtime_ns",
+        "open_count",
+        "rows_void_from",
+        "size",
+        "times_moved",
+        "unflushed",
+        "writes",
+        "written",
+    )
+
+    def __init__(self, attributes: Attributes) -> None:
+        self.inode = attributes.inode
+        self.open_count = 0
+        self.idle_since_s = 0.0
+        """Monotonic time of the last close, write or truncate."""
+
+        self.size = attributes.size
+        self.least_size = attributes.size
+        """The row's size: what recovery will not go below."""
+        self.atime_ns = attributes.atime_ns
+        self.mtime_ns = attributes.mtime_ns
+        self.ctime_ns = attributes.ctime_ns
+        self.times_moved = False
+        """Whether the times here are newer than the row's."""
+        self.blocks = attributes.blocks
+        self.blocks_at_write = 0
+        """``blocks`` holds as long as this equals ``writes``."""
+        self.clean_blocks = attributes.blocks
+        """The row's blocks: the sum of its chunk rows."""
+
+        self.dirty = False
+        """Whether there is a dirty mark, durable or not."""
+        self.mark_sequence = 0
+        """The transaction that must be durable before data is written; 0: none."""
+        self.changed_sequence = 0
+        """The last transaction that changed this inode's rows or names; fsync waits for it."""
+
+        self.cut: int | None = None
+        """Chunk bytes from this file offset on are dead but still there; None: all are live."""
+        self.cut_recorded = False
+        """Whether the dirty mark carries a cut, to be made again after a crash."""
+        self.cut_sequence = 0
+        """The transaction that must be durable before the cut is made."""
+        self.cuts_made = 0
+        """Cuts made so far."""
+        self.cuts_flushed = 0
+        """Cuts made when the last flush that succeeded began: equal to ``cuts_made``, the record may go."""
+
+        self.writes = 0
+        """Writes and cuts so far; unequal at two times: something changed in between."""
+        self.written: set[ChunkIndex] = set()
+        """Chunks changed since the inode was last clean."""
+        self.unflushed: set[ChunkIndex] = set()
+        """Chunks changed since they were last flushed."""
+        self.entries_unflushed = False
+        """Whether chunks were deleted since the last flush."""
+        self.rows_void_from: ChunkIndex | None = None
+        """Chunk rows from this index on do not hold since a cut."""
+        self.failure: str | None = None
+        """Why data that was written may be lost: every fsync reports it."""
+
+        self.data_lock = SharedLock()
+        self.mark_lock = trio.Lock()
+        self.flush: SharedFlush | None = None
+        """Flushes under way, made on demand."""
+
+    @classmethod
+    def fresh(cls, attributes: Attributes, sequence: int) -> ActiveInode:
+        """A file just created in transaction ``sequence``.
+
+        It has its dirty mark in the same transaction and may be written to at once: if that is never committed, nothing
+        remains of the file, and its chunks are found by their number.
+        """
+        node = cls(attributes)
+        node.dirty = True
+        node.changed_sequence = sequence
+        return node
+
+    @property
+    def droppable(self) -> bool:
+        """Whether the row says everything, and nobody uses this."""
+        return not (self.open_count or self.dirty or self.times_moved) and self.data_lock.idle
+
+    def may_write(self, end: int) -> bool:
+        """Whether data up to file offset ``end`` may be written now: durably marked, and no cut in the way."""
+        return self.dirty and not self.mark_sequence and (self.cut is None or end <= self.cut)
+
+    def modified(self, now_ns: int, now_s: float) -> None:
+        """Note a change of content."""
+        self.mtime_ns = self.ctime_ns = now_ns
+        self.times_moved = True
+        self.idle_since_s = now_s
+        self.writes += 1
+
+    def overlay(self, stored: Attributes) -> Attributes:
+        """``stored`` with what is newer here."""
+        return replace(
+            stored,
+            size=self.size,
+            blocks=self.blocks,
+            atime_ns=self.atime_ns,
+            mtime_ns=self.mtime_ns,
+            ctime_ns=max(self.ctime_ns, stored.ctime_ns),
+        )
+
+
+class InodeTable:
+    """Active inodes by number, and how often the kernel knows each inode."""
+
+    def __init__(self) -> None:
+        self.active: dict[InodeId, ActiveInode] = {}
+        self._lookups: dict[InodeId, int] = {}
+
+    def find(self, inode: InodeId) -> ActiveInode | None:
+        """The active inode of that number, if it is active."""
+        return self.active.get(inode)
+
+    def activate(self, attributes: Attributes) -> ActiveInode:
+        """The active inode of a regular file, made from its row if need be."""
+        node = self.active.get(attributes.inode)
+        if node is None:
+            node = self.active[attributes.inode] = ActiveInode(attributes)
+        return node
+
+    def add(self, node: ActiveInode) -> ActiveInode:
+        """Take in a new one; return it."""
+        assert node.inode not in self.active
+        self.active[node.inode] = node
+        return node
+
+    def drop_if_idle(self, node: ActiveInode) -> None:
+        """Forget it if its row says everything."""
+        if node.droppable and self.active.get(node.inode) is node:
+            del self.active[node.inode]
+
+    def discard(self, inode: InodeId) -> None:
+        """Forget an inode that is gone for good."""
+        self.active.pop(inode, None)
+
+    def remember(self, inode: InodeId) -> None:
+        """The kernel was told of the inode once more (a lookup, in FUSE's words)."""
+        self._lookups[inode] = self._lookups.get(inode, 0) + 1
+
+    def forget(self, inode: InodeId, count: int) -> bool:
+        """The kernel drops ``count`` lookups; whether the inode is used by nobody now."""
+        left = self._lookups.get(inode, 0) - count
+        if left > 0:
+            self._lookups[inode] = left
+            return False
+        self._lookups.pop(inode, None)
+        return not self.in_use(inode)
+
+    def in_use(self, inode: InodeId) -> bool:
+        """Whether the kernel knows the inode or it is open."""
+        node = self.active.get(inode)
+        return inode in self._lookups or (node is not None and node.open_count > 0)
+
+    @property
+    def known_count(self) -> int:
+        """How many inodes the kernel knows."""
+        return len(self._lookups)

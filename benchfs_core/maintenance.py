@@ -1,0 +1,205 @@
+"""Background work of one mount: commits, cleaning of dirty files, deletion of orphans' chunks.
+
+Imports trio and the layers that it serves; the only module that sleeps (between commits). Its tasks live in the
+volume's nursery and end with it. Invariants: nothing here changes what a caller sees; chunks are deleted only after the
+metadata that makes them unneeded is durable; work that fails is logged and tried again, or left to the next mount. What
+waits is bounded: dirty files by ``MAX_ACTIVE``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import trio
+
+from benchfs_core.chunks.store import ChunkStore
+from benchfs_core.data_durability import DataDurability
+from benchfs_core.errors import FileSystemError
+from benchfs_core.inodes import ActiveInode, InodeTable
+from benchfs_core.metadata.group_commit import GroupCommit
+from benchfs_core.metadata.marks import Marks
+from benchfs_core.types import InodeId
+
+log = logging.getLogger(__name__)
+
+CLEAN_AFTER_S = 2.0
+"""A closed file is made clean once nothing was written to it for so long."""
+
+MAX_ACTIVE = 16384
+"""Above this many active inodes, opening and making files waits for cleaning; above half, files are cleaned at once."""
+
+_CLEAN_AT_ONCE = 16
+"""Files flushed one by one up to this many; more share one flush of the whole filesystem below."""
+
+_ORPHANS_AT_ONCE = 256
+_ROWS_AT_ONCE = 1000
+
+
+class Maintenance:
+    """The background tasks, and the words by which the foreground tells them what there is to do."""
+
+    def __init__(
+        self,
+        store: ChunkStore,
+        marks: Marks,
+        commit: GroupCommit,
+        inodes: InodeTable,
+        durability: DataDurability,
+        commit_interval_s: float,
+        now_s: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._marks = marks
+        self._commit = commit
+        self._inodes = inodes
+        self._durability = durability
+        self._commit_interval_s = commit_interval_s
+        self._now_s = now_s
+        self._orphans_waiting = trio.Event()
+        self._clean_soon = trio.Event()
+        self._cleaned = trio.Event()
+        self._stuck: set[InodeId] = set()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._commit_regularly)
+            nursery.start_soon(self._checkpoint_wal)
+            nursery.start_soon(self._clean_regularly)
+            nursery.start_soon(self._delete_orphans)
+
+    # What the foreground says
+
+    def unused(self, inode: InodeId) -> None:
+        """Nobody uses ``inode`` any more; if it is an orphan, it can go."""
+        self._orphans_waiting.set()
+
+    def closed(self, node: ActiveInode) -> None:
+        """The last handle of a file was closed."""
+        node.idle_since_s = self._now_s()
+        self._inodes.drop_if_idle(node)
+
+    async def room(self) -> None:
+        """Wait while too many files are dirty. A checkpoint only if it must wait."""
+        while len(self._inodes.active) >= MAX_ACTIVE and any(self._cleanable(age_s=0)):
+            self._clean_soon.set()
+            await self._cleaned.wait()
+
+    # What there is to do
+
+    async def sync(self) -> None:
+        """Make everything written so far durable, and every file that is not being written to clean.
+
+        Raises:
+            FileSystemError, OSError: something could not be.
+        """
+        await self._clean(list(self._inodes.active.values()))
+        for node in list(self._inodes.active.values()):
+            await self._durability.fsync(node, datasync=False)
+        await self._commit.commit()
+
+    async def delete_waiting_orphans(self) -> None:
+        """Delete the chunks and rows of every orphan that nobody uses."""
+        after = 0
+        while page := self._marks.orphans(after, _ORPHANS_AT_ONCE):
+            after = page[-1]
+            unused = [inode for inode in page if inode not in self._stuck and not self._inodes.in_use(inode)]
+            if unused:
+                await self._delete(unused)
+
+    # Tasks
+
+    async def _commit_regularly(self) -> None:
+        while True:
+            await trio.sleep(self._commit_interval_s)
+            try:
+                await self._store_times()
+                await self._commit.commit_interval()
+            except FileSystemError as error:
+                log.error("commit: %s", error)
+
+    async def _checkpoint_wal(self) -> None:
+        while True:
+            await self._commit.wal_is_long.wait()
+            try:
+                await self._commit.checkpoint_wal()
+            except FileSystemError as error:
+                log.error("WAL checkpoint: %s", error)
+
+    async def _clean_regularly(self) -> None:
+        while True:
+            with trio.move_on_after(self._commit_interval_s):
+                await self._clean_soon.wait()
+            self._clean_soon = trio.Event()
+            crowded = len(self._inodes.active) > MAX_ACTIVE // 2
+            try:
+                await self._clean(self._cleanable(age_s=0 if crowded else CLEAN_AFTER_S))
+            except (FileSystemError, OSError) as error:
+                log.error("making files clean: %s", error)
+            self._cleaned.set()
+            self._cleaned = trio.Event()
+
+    async def _delete_orphans(self) -> None:
+        while True:
+            self._orphans_waiting = trio.Event()
+            try:
+                await self.delete_waiting_orphans()
+            except (FileSystemError, OSError) as error:
+                log.error("deleting chunks of unlinked files: %s: the next mount tries again", error)
+            await self._orphans_waiting.wait()
+
+    # Steps
+
+    def _cleanable(self, age_s: float) -> list[ActiveInode]:
+        before_s = self._now_s() - age_s
+        return [
+            node
+            for node in self._inodes.active.values()
+            if not node.open_count and node.dirty and node.failure is None and node.idle_since_s <= before_s
+        ]
+
+    async def _clean(self, nodes: Sequence[ActiveInode]) -> None:
+        """Make files clean; those that are in use meanwhile, or cannot be flushed, stay dirty."""
+        nodes = [node for node in nodes if node.dirty and node.failure is None]
+        flushed_at: dict[InodeId, int] = {}
+        if len(nodes) > _CLEAN_AT_ONCE and not self._durability.durable_writes:
+            for node in nodes:
+                await self._durability.make_cut(node)
+            flushed_at = {node.inode: node.writes for node in nodes}
+            await self._store.fsync_all()
+        for node in nodes:
+            try:
+                await self._durability.clean(node, flushed_at=flushed_at.get(node.inode))
+            except (FileSystemError, OSError) as error:
+                log.error("inode %d stays dirty: %s", node.inode, error)
+            self._inodes.drop_if_idle(node)
+
+    async def _store_times(self) -> None:
+        moved = [node for node in self._inodes.active.values() if node.times_moved]
+        if moved:
+            await self._commit.writable()
+            for node in moved:
+                self._durability.store_times(node)
+                self._inodes.drop_if_idle(node)
+
+    async def _delete(self, inodes: list[InodeId]) -> None:
+        await self._commit.commit()  # write-ahead: that they are orphans is durable before their chunks go
+        gone = []
+        for inode in inodes:
+            try:
+                await self._store.delete_file_chunks(inode)
+                gone.append(inode)
+            except OSError as error:
+                self._stuck.add(inode)
+                log.error("deleting the chunks of inode %d: %s: the next mount tries again", inode, error)
+        await self._store.fsync_deletions()
+        for inode in gone:
+            await self._commit.writable(frees=True)
+            while self._marks.trim_chunk_rows(inode, _ROWS_AT_ONCE) == _ROWS_AT_ONCE:
+                await trio.lowlevel.checkpoint()
+                await self._commit.writable(frees=True)
+        await self._commit.writable(frees=True)
+        self._marks.forget_orphans(gone)
+        for inode in gone:
+            self._inodes.discard(inode)

@@ -1,0 +1,94 @@
+"""What a mount does about an unclean end: sizes of dirty files, cuts and deletions still due, uncommitted leftovers.
+
+Imports the layers it puts in order. Bounded: it looks at dirty files and at one reservation of numbers, never at all
+inodes. It changes nothing itself but marks: files it finds dirty are handed to ``maintenance`` as dirty as they were,
+so that what was flushed or not stays known. Safe to repeat and to interrupt.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from benchfs_core.chunks.store import ChunkStore
+from benchfs_core.errors import CorruptChunk, NoSuchEntry
+from benchfs_core.inodes import ActiveInode, InodeTable
+from benchfs_core.layout import file_end
+from benchfs_core.metadata.manager import MetadataManager
+from benchfs_core.metadata.marks import DirtyMark
+from benchfs_core.metadata.numbers import Numbers
+from benchfs_core.types import ChunkIndex
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What recovery found."""
+
+    dirty: int
+    """Files whose size was rebuilt from their chunks."""
+    unclaimed: int
+    """Numbers with chunks but without an inode."""
+
+    @property
+    def unclean(self) -> bool:
+        """Whether the volume had not been closed in order."""
+        return bool(self.dirty or self.unclaimed)
+
+
+async def recover(
+    store: ChunkStore,
+    metadata: MetadataManager,
+    numbers: Numbers,
+    inodes: InodeTable,
+    chunk_size: int,
+    *,
+    read_only: bool,
+) -> Recovered:
+    """Bring memory in step with what is on disk; the caller commits.
+
+    Raises:
+        OSError: the chunks cannot be looked at.
+    """
+    marks = list(metadata.marks.dirty())
+    for mark in marks:
+        await _recover_file(store, metadata, inodes, chunk_size, mark)
+    unclaimed = [
+        inode for inode in await store.find_inodes(numbers.unsettled) if not metadata.marks.inode_exists(inode)
+    ]
+    if unclaimed and not read_only:
+        metadata.marks.adopt_orphans(unclaimed)
+    recovered = Recovered(len(marks), len(unclaimed))
+    if recovered.unclean:
+        log.info("recovered: %d dirty files, %d inodes that were never committed", recovered.dirty, recovered.unclaimed)
+    return recovered
+
+
+async def _recover_file(
+    store: ChunkStore, metadata: MetadataManager, inodes: InodeTable, chunk_size: int, mark: DirtyMark
+) -> None:
+    try:
+        node = ActiveInode(metadata.get(mark.inode))
+    except NoSuchEntry:
+        log.error("dirty mark of inode %d, which does not exist: run benchfs fsck", mark.inode)
+        return
+    inodes.add(node)
+    node.dirty = True
+    try:
+        chunks = await store.list_chunks(mark.inode)
+    except CorruptChunk as error:
+        node.failure = f"inode {mark.inode}: {error}: run benchfs fsck"
+        log.error(node.failure)
+        return
+    end = max((file_end(chunk.chunk_index, chunk.length, chunk_size) for chunk in chunks), default=0)
+    if mark.cut is not None:
+        end = min(end, mark.cut)
+    node.size = max(node.size, end)
+    node.cut = mark.cut
+    node.cut_recorded = mark.cut is not None
+    node.written = {chunk.chunk_index for chunk in chunks}
+    node.unflushed = set(node.written)
+    node.entries_unflushed = True
+    node.rows_void_from = ChunkIndex(0)
+    node.writes = 1

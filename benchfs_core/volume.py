@@ -1,0 +1,291 @@
+"""Opens a volume: the composition root, where every layer is made, wired, recovered and closed in order.
+
+Imports everything in ``benchfs_core`` and nothing above it. Invariants: a directory that is refused is left untouched;
+layers are closed in the reverse of the order in which they were opened; closing makes everything durable, and says so
+if it could not.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from benchfs_core.chunks.file_store import FileChunkStore
+from benchfs_core.chunks.io import ChunkIO
+from benchfs_core.chunks.memory import InMemoryChunkStore
+from benchfs_core.chunks.ring_io import RingIO
+from benchfs_core.chunks.store import ChunkStore
+from benchfs_core.chunks.thread_io import ThreadIO
+from benchfs_core.chunks.uring import io_uring_available
+from benchfs_core.chunks.uring_store import IOUringChunkStore
+from benchfs_core.config import FormatOptions, VolumeOptions
+from benchfs_core.data_durability import DataDurability
+from benchfs_core.errors import BenchFSError, DamagedVolume, NotAVolume, VolumeError
+from benchfs_core.file_io import FileIO
+from benchfs_core.filesystem import FileSystem
+from benchfs_core.host import allocate_beyond_end
+from benchfs_core.inodes import InodeTable
+from benchfs_core.maintenance import Maintenance
+from benchfs_core.metadata.database import IN_MEMORY, Database, WalCheckpointer, open_wal
+from benchfs_core.metadata.group_commit import WAL_RESERVE_BYTES, GroupCommit
+from benchfs_core.metadata.manager import MetadataManager
+from benchfs_core.metadata.numbers import Numbers
+from benchfs_core.mounting import Mounting
+from benchfs_core.recovery import Recovered, recover
+from benchfs_core.superblock import (
+    CHUNKS,
+    DATABASE,
+    LOCK,
+    Superblock,
+    create_database,
+    format_volume,
+    read_superblock,
+)
+from benchfs_core.types import StoreKind, SyncMode
+from benchfs_core.volume_lock import VolumeLock
+
+log = logging.getLogger(__name__)
+
+LOCK_WAIT_S = 10.0
+"""How long to wait for an owner that has unmounted but not ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """Where time comes from."""
+
+    now_ns: Callable[[], int] = time.time_ns
+    """The wall clock, nanoseconds since 1970."""
+    now_s: Callable[[], float] = time.monotonic
+    """A clock that never goes back, seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """An open volume."""
+
+    filesystem: FileSystem
+    superblock: Superblock
+    store: StoreKind
+    """The store in use; never AUTO."""
+    store_note: str
+    """Why it is not the one that AUTO prefers, or empty."""
+    recovered: Recovered
+    maintenance: Maintenance
+    lock: VolumeLock | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Storage:
+    """What lies below the metadata and file layers of one volume."""
+
+    superblock: Superblock
+    database: Database
+    store: ChunkStore
+    kind: StoreKind
+    note: str
+    flush_wal: Callable[[], Awaitable[None]]
+    checkpointer: WalCheckpointer | None
+    lock: VolumeLock | None
+
+
+async def make_volume(source: Path, options: FormatOptions, clocks: Clocks | None = None) -> Superblock:
+    """Format the empty directory ``source``; durable on return.
+
+    Raises:
+        VolumeError: it is a volume already, or not empty.
+        OSError: the filesystem below refused.
+    """
+    _check_directory(source)
+    if read_superblock(source) is not None:
+        raise NotAVolume(f"{source}: is a BenchFS volume already: give an empty directory")
+    lock = await VolumeLock.acquire(source / LOCK, wait_s=0)
+    try:
+        return _format(source, options, clocks or Clocks())
+    finally:
+        lock.release()
+
+
+@asynccontextmanager
+async def open_volume(
+    source: Path,
+    options: VolumeOptions,
+    format_options: FormatOptions | None = None,
+    *,
+    clocks: Clocks | None = None,
+    wrap_io: Callable[[ChunkIO], ChunkIO] | None = None,
+    lock_wait_s: float = LOCK_WAIT_S,
+) -> AsyncIterator[Volume]:
+    """Open the volume in ``source`` for the length of the block, making one if the directory is empty.
+
+    Args:
+        source: the directory; with ``StoreKind.MEMORY`` only a name, neither read nor written.
+        options: how to open it.
+        format_options: how to make it; None: with defaults.
+        clocks: where time comes from.
+        wrap_io: puts something, such as faults or measurements, between the store and its I/O.
+        lock_wait_s: how long to wait for an owner that is ending.
+
+    Raises:
+        VolumeError: refused; ``source`` is untouched.
+        OSError: the filesystem below refused.
+    """
+    clocks = clocks or Clocks()
+    async with AsyncExitStack() as stack:
+        if options.store is StoreKind.MEMORY:
+            storage = _memory_storage(stack, format_options or FormatOptions(), clocks, options)
+        else:
+            storage = await _open_storage(stack, source, options, format_options, clocks, wrap_io, lock_wait_s)
+        async with _serve(storage, source, options, clocks) as volume:
+            yield volume
+
+
+@asynccontextmanager
+async def _serve(storage: _Storage, source: Path, options: VolumeOptions, clocks: Clocks) -> AsyncIterator[Volume]:
+    """Wire the layers above the storage; recover; run the background work; at the end bring everything to disk."""
+    chunk_size, database = storage.superblock.chunk_size, storage.database
+    numbers, inodes = Numbers(database), InodeTable()
+    commit = GroupCommit(database, numbers, storage.flush_wal, storage.checkpointer)
+    metadata = MetadataManager(database, numbers)
+    durability = DataDurability(storage.store, metadata.marks, commit, chunk_size, options.sync)
+    maintenance = Maintenance(
+        storage.store, metadata.marks, commit, inodes, durability, options.commit_interval_s, clocks.now_s
+    )
+    file_io = FileIO(storage.store, metadata.marks, commit, durability, chunk_size, clocks.now_ns, clocks.now_s)
+    statvfs = partial(os.statvfs, source if storage.kind is not StoreKind.MEMORY else "/dev/shm")
+    mounting = Mounting(options.read_only, options.atime, statvfs)
+    filesystem = FileSystem(metadata, commit, file_io, inodes, maintenance, mounting, clocks.now_ns)
+    recovered = await recover(storage.store, metadata, numbers, inodes, chunk_size, read_only=options.read_only)
+    if not options.read_only:
+        await commit.writable()  # reserves numbers: along with what recovery noted, durably
+    volume = Volume(filesystem, storage.superblock, storage.kind, storage.note, recovered, maintenance, storage.lock)
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        if not options.read_only:
+            nursery.start_soon(maintenance.run)
+        try:
+            yield volume
+        except BaseException as error:
+            failure = error  # kept out of the nursery, which would wrap it in a group
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure  # what is durable stays so; the next opening recovers
+    if not options.read_only:
+        await _bring_to_disk(volume, commit, numbers)
+
+
+async def _bring_to_disk(volume: Volume, commit: GroupCommit, numbers: Numbers) -> None:
+    if volume.lock is not None:
+        volume.lock.closing()
+    try:
+        await volume.maintenance.sync()
+        await volume.maintenance.delete_waiting_orphans()
+        numbers.settle()
+        await commit.commit()
+    except (BenchFSError, OSError) as error:
+        raise VolumeError(f"not everything could be brought to disk: {error}") from error
+
+
+async def _open_storage(
+    stack: AsyncExitStack,
+    source: Path,
+    options: VolumeOptions,
+    format_options: FormatOptions | None,
+    clocks: Clocks,
+    wrap_io: Callable[[ChunkIO], ChunkIO] | None,
+    lock_wait_s: float,
+) -> _Storage:
+    _check_directory(source)
+    superblock = read_superblock(source)
+    if superblock is None and options.read_only:
+        raise NotAVolume(f"{source}: empty, and read-only: mount it without ro to make a volume")
+    if superblock is not None and not (source / DATABASE).exists():
+        raise DamagedVolume(f"{source / DATABASE}: missing: restore it from a backup")
+    lock = await VolumeLock.acquire(source / LOCK, wait_s=lock_wait_s)
+    stack.callback(lock.release)
+    if superblock is None:
+        superblock = _format(source, format_options or FormatOptions(), clocks)
+    database = Database(source / DATABASE, read_only=options.read_only)
+    stack.callback(database.close)
+    io, kind, note = await _open_io(stack, options)
+    io = io if wrap_io is None else wrap_io(io)
+    checkpointer, wal = None, -1
+    if not options.read_only:
+        checkpointer = WalCheckpointer(database.path)
+        stack.callback(checkpointer.close)
+        wal = open_wal(database.path)
+        stack.callback(os.close, wal)
+        _reserve_wal(wal)
+    store_class = IOUringChunkStore if kind is StoreKind.IO_URING else FileChunkStore
+    store = store_class(
+        str(source / CHUNKS),
+        chunk_size=superblock.chunk_size,
+        durable_writes=options.sync is SyncMode.WRITE,
+        max_handles=options.max_handles,
+        io=io,
+    )
+    stack.push_async_callback(store.close_all)
+    flush_wal = partial(io.fsync, wal, datasync=True)
+    return _Storage(superblock, database, store, kind, note, flush_wal, checkpointer, lock)
+
+
+async def _open_io(stack: AsyncExitStack, options: VolumeOptions) -> tuple[ChunkIO, StoreKind, str]:
+    note = ""
+    if options.store is not StoreKind.FILE:
+        reason = io_uring_available()
+        if reason is None:
+            return await stack.enter_async_context(RingIO.open_ring(options.queue_depth)), StoreKind.IO_URING, ""
+        if options.store is StoreKind.IO_URING:
+            raise VolumeError(f"store=io_uring: io_uring cannot be used here ({reason}): use store=auto or store=file")
+        note = f"io_uring cannot be used here: {reason}"
+    io = ThreadIO(options.queue_depth)
+    stack.push_async_callback(io.aclose)
+    return io, StoreKind.FILE, note
+
+
+def _memory_storage(
+    stack: AsyncExitStack, format_options: FormatOptions, clocks: Clocks, options: VolumeOptions
+) -> _Storage:
+    database = create_database(IN_MEMORY, _owner(), clocks.now_ns())
+    stack.callback(database.close)
+    superblock = Superblock(str(uuid.uuid4()), format_options.chunk_size, "")
+    store = InMemoryChunkStore(chunk_size=format_options.chunk_size, durable_writes=options.sync is SyncMode.WRITE)
+
+    async def nothing_to_flush() -> None:
+        await trio.lowlevel.checkpoint()
+
+    return _Storage(superblock, database, store, StoreKind.MEMORY, "", nothing_to_flush, None, None)
+
+
+def _reserve_wal(wal: int) -> None:
+    try:
+        allocate_beyond_end(wal, WAL_RESERVE_BYTES)
+    except OSError as error:
+        log.warning("no %d MiB reserved for metadata: %s", WAL_RESERVE_BYTES >> 20, error.strerror)
+
+
+def _format(source: Path, options: FormatOptions, clocks: Clocks) -> Superblock:
+    now_ns = clocks.now_ns()
+    created = datetime.datetime.fromtimestamp(now_ns // 10**9, datetime.UTC).isoformat()
+    return format_volume(source, options, owner=_owner(), created=created, now_ns=now_ns, uuid_hex=uuid.uuid4().hex)
+
+
+def _owner() -> tuple[int, int]:
+    return os.geteuid(), os.getegid()
+
+
+def _check_directory(source: Path) -> None:
+    if not source.exists():
+        raise NotAVolume(f"{source}: does not exist: make the directory first")
+    if not source.is_dir():
+        raise NotAVolume(f"{source}: not a directory")

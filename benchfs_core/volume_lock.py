@@ -1,0 +1,121 @@
+"""The lock on a volume: one owner at a time, on this machine, across mount namespaces and containers.
+
+Imports trio, fcntl, os. Invariant: the flock(2) on ``lock`` is held from before the volume is touched until everything
+is closed. The text in the file is for people and for telling an owner that is about to end from one that serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+import trio
+
+from benchfs_core.errors import VolumeBusy
+
+_CLOSING = "closing"
+
+
+class VolumeLock:
+    """The lock file of one volume, held."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def try_acquire(cls, path: Path) -> VolumeLock:
+        """Take the lock now.
+
+        Raises:
+            VolumeBusy: somebody else has it.
+            OSError: the lock file cannot be made.
+        """
+        descriptor = _open(path)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise _busy(path) from None
+        return cls(descriptor)
+
+    @classmethod
+    async def acquire(cls, path: Path, *, wait_s: float) -> VolumeLock:
+        """Take the lock; wait up to ``wait_s`` seconds for an owner that no longer serves a mount point.
+
+        Raises:
+            VolumeBusy: somebody else has it.
+            OSError: the lock file cannot be made.
+        """
+        descriptor = _open(path)
+        try:
+            await _flock(descriptor, path, wait_s)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        lock = cls(descriptor)
+        lock._note("open")
+        return lock
+
+    def serving(self, mount_point: str) -> None:
+        """Note where the volume is mounted."""
+        self._note(mount_point)
+
+    def closing(self) -> None:
+        """Note that the owner is about to end."""
+        self._note(_CLOSING)
+
+    def release(self) -> None:
+        """Give the lock up."""
+        os.close(self._descriptor)
+
+    def _note(self, state: str) -> None:
+        text = f"{os.getpid()}\n{state}\n".encode(errors="surrogateescape")
+        with contextlib.suppress(OSError):  # the text is a courtesy: a full or read-only disk must not stop the mount
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, text, 0)
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # flock(2) works on it all the same
+
+
+async def _flock(descriptor: int, path: Path, wait_s: float) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    except BlockingIOError:
+        _, state = _read(path)
+    if not (state.startswith("/") and _is_mounted(state)):
+        with trio.move_on_after(wait_s):
+            await trio.to_thread.run_sync(fcntl.flock, descriptor, fcntl.LOCK_EX, abandon_on_cancel=True)
+            return
+    raise _busy(path)
+
+
+def _busy(path: Path) -> VolumeBusy:
+    owner, state = _read(path)
+    place = f" at {state}" if state.startswith("/") else ""
+    return VolumeBusy(f"{path.parent}: is mounted already{place} by process {owner}: unmount it first")
+
+
+def _read(path: Path) -> tuple[str, str]:
+    lines = path.read_text(errors="surrogateescape").splitlines()
+    return (lines[0] if lines else "unknown", lines[1] if len(lines) > 1 else "")
+
+
+def _is_mounted(mount_point: str) -> bool:
+    """Whether something is mounted there (proc_pid_mountinfo(5): field 5, with octal escapes)."""
+    wanted = os.fsencode(mount_point)
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        place = line.split(b" ")[4].decode("unicode_escape").encode("latin-1")
+        if place == wanted:
+            return True
+    return False
