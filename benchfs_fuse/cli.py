@@ -1,0 +1,176 @@
+"""The commands ``mount.benchfs`` and ``benchfs``: their arguments, help and exit codes.
+
+Imports this package and the core; the only module besides ``daemon`` that prints. Bad input gets one line on stderr and
+exit code 1; ``--help`` names every option with its default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn
+
+import trio
+
+from benchfs_core.config import FormatOptions
+from benchfs_core.errors import BenchFSError, OptionError
+from benchfs_core.fsck import check_volume
+from benchfs_core.volume import make_volume
+from benchfs_fuse import mounts
+from benchfs_fuse.daemon import (
+    EXIT_MOUNT_FAILED,
+    EXIT_OK,
+    EXIT_SYSTEM,
+    EXIT_USAGE,
+    default_log,
+    run_daemon,
+    run_foreground,
+)
+from benchfs_fuse.mount import Request
+from benchfs_fuse.options import OPTIONS, parse, parse_size
+
+FSCK_OK, FSCK_FINDINGS, FSCK_FAILED = 0, 4, 8
+"""Exit codes of ``benchfs fsck``, as fsck(8) has them: nothing found; errors left uncorrected; could not check."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Complains in one line, with mount(8)'s exit code."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}: see {self.prog} --help\n")
+
+
+def mount_main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """``mount.benchfs SOURCE DIR [-o …]``: mounts; also what mount(8) runs for ``mount -t benchfs``."""
+    sys.exit(_mount(_mount_parser().parse_args(arguments)))
+
+
+def benchfs_main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """``benchfs mkfs | umount | fsck``."""
+    given = _benchfs_parser().parse_args(arguments)
+    try:
+        code: int = given.run(given)
+    except (BenchFSError, OSError) as error:
+        print(f"benchfs {given.command}: {error}", file=sys.stderr)
+        code = EXIT_USAGE if isinstance(error, OptionError) else FSCK_FAILED if given.command == "fsck" else EXIT_SYSTEM
+    sys.exit(code)
+
+
+def _mount(given: argparse.Namespace) -> int:
+    try:
+        options = parse(",".join(given.options))
+    except OptionError as error:
+        print(f"mount.benchfs: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    source, mount_point = Path(os.path.abspath(given.source)), Path(os.path.abspath(given.directory))
+    store = options.volume.store
+    log = os.path.abspath(options.log) if options.log not in (None, "stderr", "syslog") else options.log
+    request = Request(source, mount_point, options, log or default_log(source, store, foreground=given.foreground))
+    if given.fake:
+        return EXIT_OK
+    return run_foreground(request) if given.foreground else run_daemon(request)
+
+
+def _mkfs(given: argparse.Namespace) -> int:
+    options = FormatOptions() if given.chunk_size is None else FormatOptions(parse_size(given.chunk_size))
+    source = Path(os.path.abspath(given.directory))
+    superblock = trio.run(make_volume, source, options)
+    print(f"{source}: formatted, chunks of {superblock.chunk_size} bytes, uuid {superblock.uuid}")
+    return EXIT_OK
+
+
+def _umount(given: argparse.Namespace) -> int:
+    mount_point = Path(os.path.realpath(given.directory))
+    entry = mounts.find_mount(mount_point)
+    if entry is None or entry.type != mounts.FILESYSTEM_TYPE:
+        print(f"benchfs umount: {mount_point}: no BenchFS is mounted there", file=sys.stderr)
+        return EXIT_USAGE
+    found = mounts.find_daemon(entry)
+    pid = _open_process(found[1].pid) if found is not None else None
+    reason = mounts.unmount(mount_point)
+    if reason is not None:
+        print(f"benchfs umount: {mount_point}: {reason}", file=sys.stderr)
+        return EXIT_MOUNT_FAILED
+    if found is None or pid is None:
+        print(
+            f"benchfs umount: {mount_point}: unmounted, but its daemon is gone: the next mount recovers",
+            file=sys.stderr,
+        )
+        return EXIT_SYSTEM
+    path, daemon = found
+    select.select([pid], [], [])  # readable once the process has ended (pidfd_open(2))
+    if path.exists():
+        path.unlink()
+        print(f"benchfs umount: {mount_point}: not everything is on disk: see {daemon.log}", file=sys.stderr)
+        return EXIT_SYSTEM
+    return EXIT_OK
+
+
+def _open_process(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _fsck(given: argparse.Namespace) -> int:
+    volume = Path(os.path.abspath(given.volume))
+    count = 0
+    for finding in check_volume(volume):
+        print(finding)
+        count += 1
+    print(f"{volume}: {count} finding{'' if count == 1 else 's'}" if count else f"{volume}: clean")
+    return FSCK_FINDINGS if count else FSCK_OK
+
+
+def _mount_parser() -> argparse.ArgumentParser:
+    lines = [f"  {option.name}{'=' if option.values else ''}{option.values}" for option in OPTIONS]
+    width = max(map(len, lines)) + 2
+    table = "\n".join(
+        f"{line:<{width}}{option.help} (default: {option.default})" for line, option in zip(lines, OPTIONS, strict=True)
+    )
+    parser = _Parser(
+        prog="mount.benchfs",
+        description="Mount the BenchFS volume in the directory SOURCE at DIR; an empty SOURCE is formatted first.",
+        epilog=f"options for -o, separated by commas:\n{table}\n\n"
+        "exit codes: 0 mounted, 1 usage or permission, 2 system, 4 internal error, 8 interrupted, 32 mount failed",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("source", metavar="SOURCE", help="an empty directory, or one that holds a volume")
+    parser.add_argument("directory", metavar="DIR", help="the mount point")
+    parser.add_argument("-o", dest="options", action="append", default=[], metavar="OPT[,OPT…]", help="see below")
+    parser.add_argument("--foreground", action="store_true", help="stay in the foreground, with messages on stderr")
+    parser.add_argument("-f", dest="fake", action="store_true", help="check the arguments, mount nothing")
+    for flag in ("s", "n", "v"):
+        parser.add_argument(
+            f"-{flag}", dest="_", action="store_true", help=argparse.SUPPRESS
+        )  # from mount(8): no meaning here
+    parser.add_argument("-V", "--version", action="version", version=f"mount.benchfs {version('benchfs')}")
+    return parser
+
+
+def _benchfs_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="benchfs", description="Tools for BenchFS volumes; to mount one: mount.benchfs.", allow_abbrev=False
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"benchfs {version('benchfs')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    mkfs = commands.add_parser("mkfs", help="format an empty directory")
+    mkfs.add_argument("directory", metavar="DIR")
+    mkfs.add_argument("--chunk-size", metavar="SIZE", help="bytes in a chunk, 64K to 64M, a power of two (default: 4M)")
+    mkfs.set_defaults(run=_mkfs)
+    umount = commands.add_parser("umount", help="unmount, and return when everything is on disk")
+    umount.add_argument("directory", metavar="DIR")
+    umount.set_defaults(run=_umount)
+    fsck = commands.add_parser(
+        "fsck", help="check a volume that is not mounted: exit code 0 clean, 4 findings, 8 not checked"
+    )
+    fsck.add_argument("volume", metavar="VOLUME")
+    fsck.set_defaults(run=_fsck)
+    return parser

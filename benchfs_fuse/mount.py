@@ -1,0 +1,195 @@
+"""One mount, from checks to orderly end: opens the volume, runs pyfuse3's session, closes everything.
+
+Imports pyfuse3, the core and this package's ``operations``, ``mounts``, ``options``. Invariants: what can be checked is
+checked before anything is touched; ready means that a stat of the mount point shows our root; umount(8), SIGTERM and
+SIGINT end in the same way, with everything on disk; after a crash the mount stays, dead, lest programs take an empty
+directory for ours.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyfuse3
+import trio
+
+from benchfs_core.errors import BenchFSError
+from benchfs_core.host import flush_filesystem
+from benchfs_core.types import ROOT_INODE, StoreKind, SyncMode
+from benchfs_core.volume import Volume, open_volume
+from benchfs_fuse import mounts
+from benchfs_fuse.operations import BenchFSOperations
+from benchfs_fuse.options import MountOptions
+from benchfs_fuse.tuning import raise_kernel_limits
+
+log = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class MountError(BenchFSError):
+    """The mount could not be made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to mount where."""
+
+    source: Path
+    mount_point: Path
+    options: MountOptions
+    log: str
+    """Where messages go, as told to users."""
+
+
+def check_mount_point(source: Path, mount_point: Path, *, memory: bool) -> None:
+    """See that ``mount_point`` can be mounted on; a dead mount there is cleared away.
+
+    Raises:
+        MountError: it is missing, not a directory, inside the source, or mounted on already by us.
+    """
+    try:
+        if mounts.clear_dead_mount(mount_point):
+            log.warning("%s: cleared away the dead mount of a process that was killed", mount_point)
+        is_directory = mount_point.is_dir()
+    except OSError as error:
+        raise MountError(f"{mount_point}: {error.strerror}: nothing can be mounted there") from error
+    if not mount_point.exists():
+        raise MountError(f"{mount_point}: does not exist: make the mount point first")
+    if not is_directory:
+        raise MountError(f"{mount_point}: not a directory: give a directory as mount point")
+    if not memory:
+        if mount_point == source:
+            raise MountError(f"{mount_point}: is SOURCE itself: give another mount point")
+        if source in mount_point.parents:
+            raise MountError(f"{mount_point}: lies inside SOURCE {source}: give a mount point outside")
+    entry = mounts.find_mount(mount_point)
+    if entry is not None and entry.type == mounts.FILESYSTEM_TYPE:
+        raise MountError(f"{mount_point}: {entry.source} is mounted there already: unmount it first")
+
+
+def describe(request: Request, volume: Volume) -> str:
+    """The line that tells a user what was mounted."""
+    options = request.options.volume
+    chunk = volume.superblock.chunk_size
+    size = f"{chunk >> 20} MiB" if chunk >= 1 << 20 else f"{chunk >> 10} KiB"
+    parts = [f"chunks of {size}", f"store {volume.store.value}", f"sync={options.sync.value}"]
+    if volume.store_note:
+        parts[1] += f" ({volume.store_note})"
+    if options.read_only:
+        parts.append("read-only")
+    if volume.recovered.unclean:
+        parts.append("recovered after an unclean end")
+    what = ", ".join(parts)
+    return f"{request.source} on {request.mount_point}: {what}; unmount with: benchfs umount {request.mount_point}"
+
+
+async def serve(request: Request, ready: Callable[[str], None]) -> None:
+    """Mount and serve until unmounted or told to end by a signal; on return everything is on disk.
+
+    Args:
+        request: what to mount where.
+        ready: told the line for the user, once the mount answers.
+
+    Raises:
+        BenchFSError, OSError: it could not be mounted, or not everything could be brought to disk.
+    """
+    source, options = request.source, request.options
+    check_mount_point(source, request.mount_point, memory=options.volume.store is StoreKind.MEMORY)
+    registered: list[Path] = []
+    async with open_volume(source, options.volume, options.format) as volume:
+        operations = BenchFSOperations(volume.filesystem, writeback_cache=options.volume.sync is SyncMode.FSYNC)
+        _init(operations, request)
+        try:
+            await _session(request, volume, ready, registered)
+        except BaseException:
+            # Once in use, it is not unmounted: programs on it must see that it is dead, not an empty directory.
+            pyfuse3.close(unmount=not registered)
+            raise
+        pyfuse3.close(unmount=True)
+        log.info("requests: %s", json.dumps(operations.requests, sort_keys=True))
+    for path in registered:
+        path.unlink(missing_ok=True)
+    log.info("%s: unmounted, everything is on disk", request.mount_point)
+
+
+async def _session(request: Request, volume: Volume, ready: Callable[[str], None], registered: list[Path]) -> None:
+    """Answer requests until the session ends; ``registered`` gets the file that names the daemon, once it is ready."""
+
+    async def announce() -> None:
+        status = await trio.to_thread.run_sync(os.stat, request.mount_point)
+        if status.st_ino != ROOT_INODE:
+            raise MountError(f"{request.mount_point}: mounted, but its root is not ours")
+        raise_kernel_limits(status.st_dev)
+        daemon = mounts.Daemon(os.getpid(), str(request.source), str(request.mount_point), request.log)
+        registered.append(await trio.to_thread.run_sync(mounts.register, daemon))
+        if volume.lock is not None:
+            volume.lock.serving(str(request.mount_point))
+        line = describe(request, volume)
+        log.info(line)
+        ready(line)
+
+    async def until_unmounted(nursery: trio.Nursery) -> None:
+        await pyfuse3.main()
+        nursery.cancel_scope.cancel()
+
+    with trio.open_signal_receiver(*_SIGNALS) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(until_unmounted, nursery)
+            await announce()
+            async for number in signals:
+                log.info("%s: ending", signal.Signals(number).name)
+                await _unmount(request.mount_point)
+
+
+async def _unmount(mount_point: Path) -> None:
+    """Unmount, so that the kernel hands over what it holds; while files are open there, detach after it has."""
+    reason = await trio.to_thread.run_sync(mounts.unmount, mount_point)
+    if reason is None:
+        return
+    log.info("%s: %s: detaching it", mount_point, reason)
+    await trio.to_thread.run_sync(_write_back, mount_point)
+    reason = await trio.to_thread.run_sync(lambda: mounts.unmount(mount_point, lazy=True))
+    if reason is not None:
+        log.error("%s: %s", mount_point, reason)
+    pyfuse3.terminate()
+
+
+def _write_back(mount_point: Path) -> None:
+    """Have the kernel hand over the dirty pages it holds for the mount (syncfs(2))."""
+    try:
+        flush_filesystem(mount_point)
+    except OSError as error:
+        log.error("%s: writing back what the kernel holds: %s", mount_point, error)
+
+
+def _init(operations: BenchFSOperations, request: Request) -> None:
+    options = request.options
+    words = {f"fsname={_escaped(options.fsname or str(request.source))}", "subtype=benchfs", "default_permissions"}
+    is_root = os.geteuid() == 0
+    if options.allow_other if options.allow_other is not None else is_root:
+        words.add("allow_other")
+    if options.volume.read_only:
+        words.add("ro")
+    if is_root:
+        words |= {"suid", "dev"}
+    for flag in options.kernel_flags:
+        opposite = flag.removeprefix("no") if flag.startswith("no") else f"no{flag}"
+        words = (words - {opposite}) | {flag}
+    words.discard("exec")
+    try:
+        pyfuse3.init(operations, str(request.mount_point), words)
+    except RuntimeError as error:
+        hint = "" if os.path.exists("/dev/fuse") else " (there is no /dev/fuse here: load the kernel module fuse)"
+        raise MountError(f"{request.mount_point}: cannot mount: {error}{hint}") from error
+
+
+def _escaped(name: str) -> str:
+    """A value as libfuse's option parser wants it."""
+    return name.replace("\\", "\\\\").replace(",", "\\,")

@@ -1,0 +1,268 @@
+"""One handler for each FUSE request: convert, one call into ``FileSystem``, convert back.
+
+Imports pyfuse3, ``translate`` and the core's ``filesystem`` and ``types``. Invariant: no handler raises anything but
+FUSEError, which ``handler`` sees to. ``flush`` has none on purpose: nothing is due at close, and the kernel, told
+ENOSYS once, saves that round trip from then on.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import pyfuse3
+
+from benchfs_core.errors import InvalidArgument, NoSuchEntry
+from benchfs_core.filesystem import FileSystem
+from benchfs_core.types import MAX_NAME_BYTES, Attributes, HandleId, InodeId
+from benchfs_fuse.translate import no_entry, to_change, to_credentials, to_entry, to_errno, to_statvfs
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_DOT, _DOT_DOT = 1, 2
+"""Cookies of `.` and `..`, below those of any entry."""
+
+
+def handler(
+    method: Callable[Concatenate[BenchFSOperations, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[BenchFSOperations, P], Coroutine[Any, Any, R]]:
+    """Count the request, and turn whatever goes wrong into an errno."""
+    name = method.__name__
+
+    @functools.wraps(method)
+    async def answer(self: BenchFSOperations, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        self.requests[name] += 1
+        try:
+            return await method(self, *args, **kwargs)
+        except pyfuse3.FUSEError:
+            raise
+        except Exception as error:
+            raise pyfuse3.FUSEError(to_errno(error, name)) from error
+
+    return answer
+
+
+class BenchFSOperations(pyfuse3.Operations):
+    """The requests of one mount."""
+
+    supports_dot_lookup = True
+    enable_acl = False
+
+    def __init__(self, filesystem: FileSystem, *, writeback_cache: bool) -> None:
+        super().__init__()
+        self.enable_writeback_cache = writeback_cache
+        self.requests: Counter[str] = Counter()
+        """How many requests of each kind arrived."""
+        self._fs = filesystem
+
+    # Names
+
+    @handler
+    async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """LOOKUP. That there is no such name is an answer, too: the kernel keeps it."""
+        try:
+            return to_entry(await self._fs.lookup(InodeId(parent_inode), name))
+        except NoSuchEntry:
+            return no_entry()
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """FORGET; has no answer."""
+        self.requests["forget"] += 1
+        for inode, count in inode_list:
+            await self._fs.forget(InodeId(inode), count)
+
+    @handler
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        """READLINK."""
+        return await self._fs.readlink(InodeId(inode))
+
+    @handler
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """MKNOD."""
+        return to_entry(await self._fs.mknod(InodeId(parent_inode), name, mode, to_credentials(ctx), rdev))
+
+    @handler
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """MKDIR."""
+        return to_entry(await self._fs.mkdir(InodeId(parent_inode), name, mode, to_credentials(ctx)))
+
+    @handler
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """SYMLINK."""
+        return to_entry(await self._fs.symlink(InodeId(parent_inode), name, target, to_credentials(ctx)))
+
+    @handler
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """LINK."""
+        return to_entry(await self._fs.link(InodeId(inode), InodeId(new_parent_inode), new_name))
+
+    @handler
+    async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        """UNLINK."""
+        await self._fs.unlink(InodeId(parent_inode), name)
+
+    @handler
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        """RMDIR."""
+        await self._fs.rmdir(InodeId(parent_inode), name)
+
+    @handler
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        """RENAME and RENAME2; RENAME_WHITEOUT is for filesystems below overlayfs, which FUSE cannot be in full."""
+        old, new = InodeId(parent_inode_old), InodeId(parent_inode_new)
+        if flags == pyfuse3.RENAME_EXCHANGE:
+            await self._fs.exchange(old, name_old, new, name_new)
+        elif flags in (0, pyfuse3.RENAME_NOREPLACE):
+            await self._fs.rename(old, name_old, new, name_new, overwrite=not flags)
+        else:
+            raise InvalidArgument(f"rename with flags {flags:#x}")
+
+    # Attributes
+
+    @handler
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """GETATTR."""
+        return to_entry(await self._fs.getattr(InodeId(inode)))
+
+    @handler
+    async def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """SETATTR."""
+        size = attr.st_size if fields.update_size else None
+        return to_entry(await self._fs.setattr(InodeId(inode), to_change(attr, fields), size))
+
+    @handler
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        """STATFS."""
+        return to_statvfs(await self._fs.statfs(), MAX_NAME_BYTES)
+
+    @handler
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        """GETXATTR; pyfuse3 sees to size queries and ERANGE."""
+        return await self._fs.getxattr(InodeId(inode), name)
+
+    @handler
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
+        """SETXATTR; pyfuse3 sees to XATTR_CREATE and XATTR_REPLACE."""
+        await self._fs.setxattr(InodeId(inode), name, value)
+
+    @handler
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
+        """LISTXATTR."""
+        return await self._fs.listxattr(InodeId(inode))
+
+    @handler
+    async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        """REMOVEXATTR."""
+        await self._fs.removexattr(InodeId(inode), name)
+
+    # Files
+
+    @handler
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        """CREATE."""
+        handle, attributes = await self._fs.create(InodeId(parent_inode), name, mode, to_credentials(ctx))
+        return _file_info(handle), to_entry(attributes)
+
+    @handler
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        """OPEN, which may carry O_TRUNC. Access modes and O_APPEND are the kernel's."""
+        return _file_info(await self._fs.open(InodeId(inode), truncate=bool(flags & os.O_TRUNC)))
+
+    @handler
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        """READ. The reply may be any buffer, whatever pyfuse3's annotation says."""
+        return await self._fs.read(HandleId(fh), off, size)  # type: ignore[return-value]
+
+    @handler
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        """WRITE."""
+        return await self._fs.write(HandleId(fh), off, buf)
+
+    @handler
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """FSYNC."""
+        await self._fs.fsync(HandleId(fh), datasync=datasync)
+
+    @handler
+    async def release(self, fh: int) -> None:
+        """RELEASE: the last close."""
+        await self._fs.release(HandleId(fh))
+
+    # Directories
+
+    @handler
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        """OPENDIR."""
+        return await self._fs.opendir(InodeId(inode))
+
+    @handler
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """READDIRPLUS: entries with their attributes, which saves the kernel a lookup each."""
+        handle = HandleId(fh)
+        if start_id < _DOT_DOT and not await self._reply_dots(handle, start_id, token):
+            return
+        for entry in await self._fs.readdir(handle, 0 if start_id <= _DOT_DOT else start_id):
+            inode = entry.attributes.inode
+            known = (
+                to_entry(entry.attributes)
+                if self._fs.blocks_are_current(inode)
+                else to_entry(entry.attributes, timeout_s=0)
+            )
+            if not pyfuse3.readdir_reply(token, entry.name, known, entry.cookie):
+                return
+            self._fs.remember(inode)
+
+    @handler
+    async def releasedir(self, fh: int) -> None:
+        """RELEASEDIR."""
+        await self._fs.releasedir(HandleId(fh))
+
+    @handler
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """FSYNCDIR."""
+        await self._fs.fsync_directory(HandleId(fh))
+
+    async def _reply_dots(self, handle: HandleId, start_id: int, token: pyfuse3.ReaddirToken) -> bool:
+        """Reply `.` and `..`, from ``start_id`` on; they are not counted as lookups. Whether there was room."""
+        directory, parent = await self._fs.directory_and_parent(handle)
+        dots: list[tuple[bytes, Attributes, int]] = []
+        if start_id < _DOT:
+            dots.append((b".", await self._fs.getattr(directory), _DOT))
+        dots.append((b"..", await self._fs.getattr(parent), _DOT_DOT))
+        return all(
+            pyfuse3.readdir_reply(token, name, to_entry(attributes), cookie) for name, attributes, cookie in dots
+        )
+
+
+def _file_info(handle: HandleId) -> pyfuse3.FileInfo:
+    """The kernel may keep what it has of the file: nobody else changes it."""
+    return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), keep_cache=True)

@@ -1,0 +1,34 @@
+"""Limits of the kernel's FUSE client that a mount raises where it may (root, with /sys writable).
+
+Imports the standard library only. Best effort: where a limit cannot be raised the mount is slower, not wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+READ_AHEAD_KIB = 4096
+"""Sequential readers then ask for 1 MiB at a time instead of 128 KiB."""
+
+MAX_BACKGROUND = 128
+"""Asynchronous requests under way at once; the kernel's default is 12."""
+
+
+def raise_kernel_limits(device: int) -> None:
+    """Raise what concerns the mount with this ``st_dev``; before files are opened, for read-ahead is set at open."""
+    major, minor = os.major(device), os.minor(device)
+    connection = Path(f"/sys/fs/fuse/connections/{minor}")
+    wanted = {
+        Path(f"/sys/class/bdi/{major}:{minor}/read_ahead_kb"): READ_AHEAD_KIB,
+        connection / "max_background": MAX_BACKGROUND,
+        connection / "congestion_threshold": MAX_BACKGROUND * 3 // 4,
+    }
+    for path, value in wanted.items():
+        try:
+            path.write_text(str(value))
+        except OSError as error:
+            log.debug("%s stays as it is: %s", path, error)
