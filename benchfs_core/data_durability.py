@@ -105,7 +105,7 @@ class DataDurability:
             await self.flush(node)
         chunks = await self._store.stat_chunks(node.inode, sorted(node.written))
         await self._commit.writable(frees=True)
-        if node.writes != flushed_at or not node.data_lock.idle or node.cut is not None:
+        if node.writes != flushed_at or not node.data_lock.idle or node.cut is not None or not node.dirty:
             return False
         node.blocks = node.clean_blocks = self._marks.mark_clean(node.inode, node.size, chunks, node.rows_void_from)
         node.least_size = node.size

@@ -71,8 +71,9 @@ class FileSystem:
 
     async def forget(self, inode: InodeId, count: int) -> None:
         """Drop ``count`` lookups of the inode; an orphan that nobody uses any more is deleted in the background."""
-        if self._inodes.forget(inode, count):
-            self._maintenance.unused(inode)
+        self._inodes.forget(inode, count)
+        if self._inodes.released(inode):
+            self._maintenance.delete_orphans_soon()
 
     async def mknod(self, parent: InodeId, name: bytes, mode: int, owner: Credentials, rdev: int = 0) -> Attributes:
         """Make a regular file, fifo, socket or device node, by the type in ``mode`` (mknod(2)); counted."""
@@ -232,6 +233,7 @@ class FileSystem:
         node = self._file(handle)
         if self._mounting.read_only:
             raise VolumeReadOnly("mounted read-only")
+        self._commit.raise_if_failed()
         return await self._file_io.write(node, offset, data)
 
     async def fsync(self, handle: HandleId, *, datasync: bool = False) -> None:
@@ -247,6 +249,8 @@ class FileSystem:
         node.open_count -= 1
         if node.open_count == 0:
             self._maintenance.closed(node)
+            if self._inodes.released(node.inode):
+                self._maintenance.delete_orphans_soon()
 
     # Directories
 
@@ -355,8 +359,8 @@ class FileSystem:
 
     def _after_removal(self, attributes: Attributes) -> None:
         self._note_change(attributes.inode)
-        if attributes.link_count == 0 and not self._inodes.in_use(attributes.inode):
-            self._maintenance.unused(attributes.inode)
+        if attributes.link_count == 0 and self._inodes.orphaned(attributes.inode):
+            self._maintenance.delete_orphans_soon()
 
     async def _accessed(self, inode: InodeId) -> None:
         """Move the atime of a directory or symbolic link that was read, if the mount's rule says so."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import resource
 from pathlib import Path
 
 _FALLOC_FL_KEEP_SIZE = 1
@@ -44,3 +45,12 @@ def allocate_beyond_end(descriptor: int, length: int) -> bool:
     if number in (errno.EOPNOTSUPP, errno.ENOSYS):
         return False
     raise OSError(number, os.strerror(number))
+
+
+def raise_descriptor_limit(wanted: int) -> int:
+    """Raise the process's limit on descriptors towards ``wanted``; return the limit in force (getrlimit(2))."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft

@@ -157,6 +157,7 @@ class InodeTable:
     def __init__(self) -> None:
         self.active: dict[InodeId, ActiveInode] = {}
         self._lookups: dict[InodeId, int] = {}
+        self._used_orphans: set[InodeId] = set()
 
     def find(self, inode: InodeId) -> ActiveInode | None:
         """The active inode of that number, if it is active."""
@@ -181,21 +182,34 @@ class InodeTable:
             del self.active[node.inode]
 
     def discard(self, inode: InodeId) -> None:
-        """Forget an inode that is gone for good."""
-        self.active.pop(inode, None)
+        """Forget an inode that is gone for good; whoever was about to make it clean finds it so."""
+        node = self.active.pop(inode, None)
+        if node is not None:
+            node.dirty = node.times_moved = False
 
     def remember(self, inode: InodeId) -> None:
         """The kernel was told of the inode once more (a lookup, in FUSE's words)."""
         self._lookups[inode] = self._lookups.get(inode, 0) + 1
 
-    def forget(self, inode: InodeId, count: int) -> bool:
-        """The kernel drops ``count`` lookups; whether the inode is used by nobody now."""
+    def forget(self, inode: InodeId, count: int) -> None:
+        """The kernel drops ``count`` lookups."""
         left = self._lookups.get(inode, 0) - count
         if left > 0:
             self._lookups[inode] = left
+        else:
+            self._lookups.pop(inode, None)
+
+    def orphaned(self, inode: InodeId) -> bool:
+        """The inode lost its last name; whether it can be deleted at once."""
+        self._used_orphans.add(inode)
+        return self.released(inode)
+
+    def released(self, inode: InodeId) -> bool:
+        """Whether the inode is an orphan whose last use has just ended."""
+        if inode not in self._used_orphans or self.in_use(inode):
             return False
-        self._lookups.pop(inode, None)
-        return not self.in_use(inode)
+        self._used_orphans.discard(inode)
+        return True
 
     def in_use(self, inode: InodeId) -> bool:
         """Whether the kernel knows the inode or it is open."""

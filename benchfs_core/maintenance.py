@@ -71,8 +71,8 @@ class Maintenance:
 
     # What the foreground says
 
-    def unused(self, inode: InodeId) -> None:
-        """Nobody uses ``inode`` any more; if it is an orphan, it can go."""
+    def delete_orphans_soon(self) -> None:
+        """There are orphans that nobody uses."""
         self._orphans_waiting.set()
 
     def closed(self, node: ActiveInode) -> None:
@@ -132,6 +132,7 @@ class Maintenance:
             with trio.move_on_after(self._commit_interval_s):
                 await self._clean_soon.wait()
             self._clean_soon = trio.Event()
+            await self._settle_cuts()
             crowded = len(self._inodes.active) > MAX_ACTIVE // 2
             try:
                 await self._clean(self._cleanable(age_s=0 if crowded else CLEAN_AFTER_S))
@@ -174,6 +175,14 @@ class Maintenance:
             except (FileSystemError, OSError) as error:
                 log.error("inode %d stays dirty: %s", node.inode, error)
             self._inodes.drop_if_idle(node)
+
+    async def _settle_cuts(self) -> None:
+        """Make recorded cuts and flush those files: while a cut is on record, a crash repeats it on what came after."""
+        for node in [node for node in self._inodes.active.values() if node.cut_recorded and node.failure is None]:
+            try:
+                await self._durability.fsync(node, datasync=True)
+            except (FileSystemError, OSError) as error:
+                log.error("inode %d: cutting: %s", node.inode, error)
 
     async def _store_times(self) -> None:
         moved = [node for node in self._inodes.active.values() if node.times_moved]

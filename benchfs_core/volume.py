@@ -33,7 +33,7 @@ from benchfs_core.data_durability import DataDurability
 from benchfs_core.errors import BenchFSError, DamagedVolume, NotAVolume, VolumeError
 from benchfs_core.file_io import FileIO
 from benchfs_core.filesystem import FileSystem
-from benchfs_core.host import allocate_beyond_end
+from benchfs_core.host import allocate_beyond_end, raise_descriptor_limit
 from benchfs_core.inodes import InodeTable
 from benchfs_core.maintenance import Maintenance
 from benchfs_core.metadata.database import IN_MEMORY, Database, WalCheckpointer, open_wal
@@ -55,6 +55,9 @@ from benchfs_core.types import StoreKind, SyncMode
 from benchfs_core.volume_lock import VolumeLock
 
 log = logging.getLogger(__name__)
+
+_OTHER_DESCRIPTORS = 128
+"""Descriptors that are no chunk handles: the database, the ring, FUSE, directories being flushed, the log."""
 
 LOCK_WAIT_S = 10.0
 """How long to wait for an owner that has unmounted but not ended."""
@@ -231,7 +234,7 @@ async def _open_storage(
         str(source / CHUNKS),
         chunk_size=superblock.chunk_size,
         durable_writes=options.sync is SyncMode.WRITE,
-        max_handles=options.max_handles,
+        max_handles=_handle_limit(options.max_handles),
         io=io,
     )
     stack.push_async_callback(store.close_all)
@@ -265,6 +268,13 @@ def _memory_storage(
         await trio.lowlevel.checkpoint()
 
     return _Storage(superblock, database, store, StoreKind.MEMORY, "", nothing_to_flush, None, None)
+
+
+def _handle_limit(wanted: int) -> int:
+    allowed = max(8, raise_descriptor_limit(wanted + _OTHER_DESCRIPTORS) - _OTHER_DESCRIPTORS)
+    if allowed < wanted:
+        log.warning("max_handles is %d instead of %d: RLIMIT_NOFILE allows no more", allowed, wanted)
+    return min(wanted, allowed)
 
 
 def _reserve_wal(wal: int) -> None:

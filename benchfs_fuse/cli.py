@@ -67,7 +67,7 @@ def _mount(given: argparse.Namespace) -> int:
     except OptionError as error:
         print(f"mount.benchfs: {error}", file=sys.stderr)
         return EXIT_USAGE
-    source, mount_point = Path(os.path.abspath(given.source)), Path(os.path.abspath(given.directory))
+    source, mount_point = Path(os.path.realpath(given.source)), Path(os.path.realpath(given.directory))
     store = options.volume.store
     log = os.path.abspath(options.log) if options.log not in (None, "stderr", "syslog") else options.log
     request = Request(source, mount_point, options, log or default_log(source, store, foreground=given.foreground))

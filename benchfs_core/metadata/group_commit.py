@@ -80,8 +80,7 @@ class GroupCommit:
             NoSpace: only changes that free space may be.
         """
         while True:
-            if self._database.failure is not None:
-                raise VolumeReadOnly(self._database.failure)
+            self.raise_if_failed()
             if self._no_space is not None and not frees and self._wal_is_nearly_full():
                 raise NoSpace(self._no_space)
             if self._gate is not None:
@@ -90,6 +89,11 @@ class GroupCommit:
                 await self._reserve_numbers()
             else:
                 return
+
+    def raise_if_failed(self) -> None:
+        """Raise VolumeReadOnly if a failure has ended all changing."""
+        if self._database.failure is not None:
+            raise VolumeReadOnly(self._database.failure)
 
     async def make_durable(self, sequence: int) -> None:
         """Return once transaction ``sequence`` is durable, along with everyone who waits at the same time.
