@@ -73,8 +73,10 @@ class FileIO:
         finally:
             node.data_lock.release_shared()
 
-    async def write(self, node: ActiveInode, offset: int, data: Buffer) -> int:
+    async def write(self, node: ActiveInode, offset: int, data: Buffer, *, keep_times: bool = False) -> int:
         """Store all of ``data`` at ``offset``, lengthening the file if need be; return the bytes written (pwrite(2)).
+
+        ``keep_times``: mtime and ctime stay as they are.
 
         Durable on return: with ``sync=write`` the data, the file's size and its names; otherwise nothing.
 
@@ -88,7 +90,7 @@ class FileIO:
         if len(node.unflushed) > MAX_UNFLUSHED_CHUNKS:
             await self._durability.flush(node)
         try:
-            await self._write(node, offset, data, end)
+            await self._write(node, offset, data, end, keep_times)
         except OSError:
             if end > node.size:
                 await self._trim(node)
@@ -129,14 +131,14 @@ class FileIO:
         """Bring ``node.blocks`` up to date."""
         await self._durability.refresh_blocks(node)
 
-    async def _write(self, node: ActiveInode, offset: int, data: Buffer, end: int) -> None:
+    async def _write(self, node: ActiveInode, offset: int, data: Buffer, end: int, keep_times: bool) -> None:
         await node.data_lock.acquire_shared()
         try:
             if not node.may_write(end):
                 await self._durability.prepare_write(node, end)
             await self._write_spans(node, offset, data)
             node.size = max(node.size, end)
-            node.modified(self._now_ns(), self._now_s())
+            node.modified(None if keep_times else self._now_ns(), self._now_s())
             if self._durability.durable_writes:
                 await self._commit.make_durable(node.changed_sequence)
         finally:

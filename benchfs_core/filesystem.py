@@ -228,13 +228,16 @@ class FileSystem:
             node.times_moved = True
         return data
 
-    async def write(self, handle: HandleId, offset: int, data: Buffer) -> int:
-        """Write all of ``data`` at ``offset``; return its length (pwrite(2)). Durable on return with ``sync=write``."""
+    async def write(self, handle: HandleId, offset: int, data: Buffer, *, keep_times: bool = False) -> int:
+        """Write all of ``data`` at ``offset``; return its length (pwrite(2)). Durable on return with ``sync=write``.
+
+        With ``keep_times`` mtime and ctime stay: for a front end that keeps them itself and tells them by ``setattr``.
+        """
         node = self._file(handle)
         if self._mounting.read_only:
             raise VolumeReadOnly("mounted read-only")
         self._commit.raise_if_failed()
-        return await self._file_io.write(node, offset, data)
+        return await self._file_io.write(node, offset, data, keep_times=keep_times)
 
     async def fsync(self, handle: HandleId, *, datasync: bool = False) -> None:
         """Make the file durable, with the names it has (fsync(2)). FlushFailed, MetadataFailed."""

@@ -132,10 +132,11 @@ class ActiveInode:
         """Whether data up to file offset ``end`` may be written now: durably marked, and no cut in the way."""
         return self.dirty and not self.mark_sequence and (self.cut is None or end <= self.cut)
 
-    def modified(self, now_ns: int, now_s: float) -> None:
-        """Note a change of content."""
-        self.mtime_ns = self.ctime_ns = now_ns
-        self.times_moved = True
+    def modified(self, now_ns: int | None, now_s: float) -> None:
+        """Note a change of content; None: the times do not move."""
+        if now_ns is not None:
+            self.mtime_ns = self.ctime_ns = now_ns
+            self.times_moved = True
         self.idle_since_s = now_s
         self.writes += 1
 

@@ -33,6 +33,7 @@ _CLEAN_AT_ONCE = 16
 """Files flushed one by one up to this many; more share one flush of the whole filesystem below."""
 
 _ORPHANS_AT_ONCE = 256
+_DELETIONS_AT_ONCE = 4
 _ROWS_AT_ONCE = 1000
 
 
@@ -194,14 +195,21 @@ class Maintenance:
 
     async def _delete(self, inodes: list[InodeId]) -> None:
         await self._commit.commit()  # write-ahead: that they are orphans is durable before their chunks go
-        gone = []
-        for inode in inodes:
-            try:
-                await self._store.delete_file_chunks(inode)
-                gone.append(inode)
-            except OSError as error:
-                self._stuck.add(inode)
-                log.error("deleting the chunks of inode %d: %s: the next mount tries again", inode, error)
+        gone: list[InodeId] = []
+        todo = iter(inodes)
+
+        async def work() -> None:
+            for inode in todo:
+                try:
+                    await self._store.delete_file_chunks(inode)
+                    gone.append(inode)
+                except OSError as error:
+                    self._stuck.add(inode)
+                    log.error("deleting the chunks of inode %d: %s: the next mount tries again", inode, error)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(_DELETIONS_AT_ONCE, len(inodes))):
+                nursery.start_soon(work)
         await self._store.fsync_deletions()
         for inode in gone:
             await self._commit.writable(frees=True)

@@ -11,12 +11,11 @@ each flushed or known to be; what a failed or cancelled operation leaves unflush
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import trio
 
@@ -143,11 +142,7 @@ class ChunkFiles:
         Raises:
             CorruptChunk: a chunk file is longer than a chunk, or not a regular file.
         """
-        found: list[ChunkInfo] = []
-        look = partial(directories.next_chunks, chunk_size=self._chunk_size)
-        await self._inside(partial(self._scan, inode, look, found.extend))
-        found.sort(key=lambda info: info.chunk_index)
-        return found
+        return await self._inside(partial(self._list_chunks, inode))
 
     async def close_all(self) -> None:
         """Wait for every operation, then close every handle. Cannot be cancelled; may be repeated."""
@@ -213,58 +208,40 @@ class ChunkFiles:
     async def _delete_file_chunks(self, inode: InodeId) -> int:
         self._handles.drop_inode(inode)
         total = 0
+        remove = partial(self._io.run, partial(directories.remove_slice, f"{self._base}/{inode}"))
         try:
             while True:
-                counts: list[int] = []
-                if not await self._scan(inode, directories.remove_next, counts.append):
-                    break
-                total += sum(counts)
-                if await self._remove_directory(inode, any(counts)):
+                async with self._entries.places:
+                    removed, left = await self._handles.relieved(remove)
+                total += removed
+                if left is directories.Left.NOTHING or not removed:
                     break
         finally:
             self._entries.changed(inode)
+            self._entries.base_changed()
             self._handles.drop_inode(inode)
+        if left is not directories.Left.NOTHING:
+            # Foreign names hold it: the deletions in it are not covered by a flush of <base>, so they get theirs now.
+            await self._entries.flush(inode)
         self._entries.forget(inode)
         return total
 
-    async def _remove_directory(self, inode: InodeId, progress: bool) -> bool:
-        """Remove the inode's directory; False where it has to be scanned again, entries having been missed."""
-        try:
-            await self._io.run(partial(os.rmdir, f"{self._base}/{inode}"))
-        except FileNotFoundError:
-            pass  # a try before this one got as far
-        except OSError as error:
-            if error.errno != errno.ENOTEMPTY:
-                raise
-            if progress:
-                return False
-            # Foreign names hold it: the deletions in it are not covered by a flush of <base>, so they get theirs now.
-            self._entries.changed(inode)
-            await self._entries.flush(inode)
-        finally:
-            self._entries.base_changed()
-        return True
-
-    async def _scan(
-        self,
-        inode: InodeId,
-        look: Callable[[directories.Listing], tuple[T, bool]],
-        take: Callable[[T], Any],
-    ) -> bool:
-        """Hand the inode's directory to ``look`` slice by slice, in worker threads; False where there is none."""
+    async def _list_chunks(self, inode: InodeId) -> list[ChunkInfo]:
+        found: list[ChunkInfo] = []
         async with self._entries.places:
             scan = partial(directories.scan, f"{self._base}/{inode}")
             names = await self._handles.relieved(partial(self._io.run, scan))
             if names is None:
-                return False
+                return found
             try:
                 more = True
                 while more:
-                    part, more = await self._io.run(partial(look, names))
-                    take(part)
+                    part, more = await self._io.run(partial(directories.next_chunks, names, self._chunk_size))
+                    found.extend(part)
             finally:
                 names.close()
-        return True
+        found.sort(key=lambda info: info.chunk_index)
+        return found
 
     async def _stat_chunks(self, inode: InodeId, chunk_indices: Sequence[ChunkIndex]) -> list[ChunkInfo]:
         known: dict[ChunkIndex, ChunkInfo] = {}

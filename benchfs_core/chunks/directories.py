@@ -6,10 +6,12 @@ fsck reports such names.
 
 from __future__ import annotations
 
+import enum
+import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import islice
 from typing import Protocol
 
@@ -79,16 +81,35 @@ def next_chunks(entries: Listing, chunk_size: int) -> tuple[list[ChunkInfo], boo
     return chunks, len(names) == SLICE
 
 
-def remove_next(entries: Listing) -> tuple[int, bool]:
-    """Unlink the chunks among the next ``SLICE`` names: how many; and whether the listing goes on."""
-    names = list(islice(entries, SLICE))
-    removed = 0
-    for entry in names:
-        if parse_chunk_index(entry.name) is not None:
-            with suppress(FileNotFoundError):
-                os.unlink(entry.path)
-                removed += 1
-    return removed, len(names) == SLICE
+class Left(enum.Enum):
+    """What a directory still holds after ``remove_slice``."""
+
+    NOTHING = enum.auto()
+    """It is gone."""
+    SOMETHING = enum.auto()
+    """More chunks, or foreign names."""
+
+
+def remove_slice(directory: str) -> tuple[int, Left]:
+    """Unlink up to ``SLICE`` chunks, and the directory once it is empty: how many, and what is left.
+
+    Nothing removed and something left: only foreign names are.
+    """
+    entries = scan(directory)
+    if entries is None:
+        return 0, Left.NOTHING
+    with closing(entries):
+        chunks = islice((entry for entry in entries if parse_chunk_index(entry.name) is not None), SLICE)
+        removed = sum(remove_file(entry.path) for entry in chunks)
+    try:
+        os.rmdir(directory)
+    except FileNotFoundError:
+        pass  # a try before this one got as far
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        return removed, Left.SOMETHING
+    return removed, Left.NOTHING
 
 
 def remove_file(path: str) -> bool:
