@@ -123,11 +123,11 @@ class DataDurability:
 
     async def refresh_blocks(self, node: ActiveInode) -> None:
         """Bring ``node.blocks`` up to date, by asking about the chunks that changed since the file was clean."""
-        writes = node.writes
-        chunks = await self._store.stat_chunks(node.inode, sorted(node.written))
+        writes, written = node.writes, sorted(node.written)
+        chunks = await self._store.stat_chunks(node.inode, written)
         void_from = node.rows_void_from
         base = node.clean_blocks if void_from is None else self._marks.blocks_below(node.inode, void_from)
-        changed = [index for index in node.written if void_from is None or index < void_from]
+        changed = [index for index in written if void_from is None or index < void_from]
         node.blocks = base - self._marks.blocks_of(node.inode, changed) + sum(chunk.blocks for chunk in chunks)
         node.blocks_at_write = writes
 
@@ -144,14 +144,14 @@ class DataDurability:
             size = node.cut
             await self._commit.make_durable(node.cut_sequence)
             await self._cut_chunks(node, size)
+            if node.cut_recorded and self.durable_writes:  # in force until its record is gone: it stops every writer
+                await self.flush(node)
+                await self._commit.writable(frees=True)
+                if node.cut == size:
+                    self._clear_cut(node)
+                    await self._commit.make_durable(node.changed_sequence)
             if node.cut == size:  # not shortened further meanwhile
                 node.cut = None
-        if node.cut_recorded and self.durable_writes:
-            await self.flush(node)
-            await self._commit.writable(frees=True)
-            if self._cut_is_flushed(node):
-                self._clear_cut(node)
-                await self._commit.make_durable(node.changed_sequence)
 
     async def _cut_chunks(self, node: ActiveInode, size: int) -> None:
         plan = cut_at(size, self._chunk_size)
@@ -176,7 +176,8 @@ class DataDurability:
         return node.cut is None and node.cuts_flushed == node.cuts_made
 
     def _clear_cut(self, node: ActiveInode) -> None:
-        self._marks.clear_cut(node.inode)
+        node.least_size = max(node.least_size, node.cut_size)
+        self._marks.clear_cut(node.inode, node.least_size)
         node.cut_recorded = False
         node.changed_sequence = self._commit.sequence
 

@@ -84,6 +84,8 @@ class FileIO:
             FileTooLarge: beyond the size limit.
             OSError: the filesystem below refused; the file's size is as before.
         """
+        if not data:
+            return 0
         end = offset + len(data)
         if end > MAX_FILE_BYTES:
             raise FileTooLarge(f"write up to offset {end}")
@@ -156,7 +158,8 @@ class FileIO:
             log.warning("inode %d: cutting off a failed write: %s", node.inode, error)
 
     def _shorten(self, node: ActiveInode, size: int, now_ns: int) -> None:
-        node.least_size = min(node.least_size, size)
+        # a size must not be durable before its data: with sync=write that is, else clearing the record makes both so
+        node.least_size = size if self._durability.durable_writes else min(node.least_size, size)
         self._marks.record_cut(node.inode, size, node.least_size, now_ns)
         sequence = self._commit.sequence
         if not node.dirty:
@@ -164,6 +167,7 @@ class FileIO:
             node.mark_sequence = sequence
         node.cut = size if node.cut is None else min(node.cut, size)
         node.cut_recorded = True
+        node.cut_size = size
         node.cut_sequence = node.changed_sequence = sequence
 
     async def _read_spans(self, node: ActiveInode, offset: int, length: int) -> Buffer:
@@ -196,6 +200,7 @@ class FileIO:
             await self._store.write_chunk(node.inode, span.chunk_index, span.offset, data)
         finally:  # after a failure as well: a part may be there
             node.written.add(span.chunk_index)
+            node.writes += 1
             if not self._durability.durable_writes:
                 node.unflushed.add(span.chunk_index)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchfs_core.chunks.directories import parse_chunk_index
 from benchfs_core.errors import NotAVolume
 from benchfs_core.metadata.checks import ChunkExpectation, check_rules
-from benchfs_core.metadata.database import Database
+from benchfs_core.metadata.database import Database, DatabaseError
 from benchfs_core.superblock import CHUNKS, DATABASE, LOCK, read_superblock
 from benchfs_core.types import InodeId
 from benchfs_core.volume_lock import VolumeLock
@@ -50,6 +50,8 @@ def check_volume(source: Path) -> Iterator[Finding]:
         database = Database(source / DATABASE, read_only=True)
         try:
             yield from _check(database, source / CHUNKS, superblock.chunk_size)
+        except DatabaseError as error:
+            yield Finding("database", None, None, f"SQLite: {error}: the rest cannot be checked")
         finally:
             database.close()
     finally:

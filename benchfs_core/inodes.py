@@ -33,6 +33,7 @@ class ActiveInode:
         "cut",
         "cut_recorded",
         "cut_sequence",
+        "cut_size",
         "cuts_flushed",
         "cuts_made",
         "data_lock",
@@ -86,10 +87,11 @@ class ActiveInode:
         """Chunk bytes from this file offset on are dead but still there; None: all are live."""
         self.cut_recorded = False
         """Whether the dirty mark carries a cut, to be made again after a crash."""
+        # The size that the last recorded cut left, which chunk files cannot tell where it ends in a hole.
+        self.cut_size = 0
         self.cut_sequence = 0
         """The transaction that must be durable before the cut is made."""
-        self.cuts_made = 0
-        """Cuts made so far."""
+        self.cuts_made = 0  # so far
         self.cuts_flushed = 0
         """Cuts made when the last flush that succeeded began: equal to ``cuts_made``, the record may go."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import trio
 
@@ -95,10 +96,19 @@ class Maintenance:
         Raises:
             FileSystemError, OSError: something could not be.
         """
-        await self._clean(list(self._inodes.active.values()))
+        failure: Exception | None = None
+        try:
+            await self._clean(list(self._inodes.active.values()))
+        except (FileSystemError, OSError) as error:
+            failure = error
         for node in list(self._inodes.active.values()):
-            await self._durability.fsync(node, datasync=False)
+            try:
+                await self._durability.fsync(node, datasync=False)
+            except (FileSystemError, OSError) as error:
+                failure = error
         await self._commit.commit()
+        if failure is not None:
+            raise failure
 
     async def delete_waiting_orphans(self) -> None:
         """Delete the chunks and rows of every orphan that nobody uses."""
@@ -167,8 +177,9 @@ class Maintenance:
         flushed_at: dict[InodeId, int] = {}
         if len(nodes) > _CLEAN_AT_ONCE and not self._durability.durable_writes:
             for node in nodes:
-                await self._durability.make_cut(node)
-            flushed_at = {node.inode: node.writes for node in nodes}
+                with suppress(FileSystemError, OSError):  # it is tried again, and reported, one by one
+                    await self._durability.make_cut(node)
+            flushed_at = {node.inode: node.writes for node in nodes if node.cut is None}
             await self._store.fsync_all()
         for node in nodes:
             try:

@@ -87,6 +87,7 @@ async def _recover_file(
     node.size = max(node.size, end)
     node.cut = mark.cut
     node.cut_recorded = mark.cut is not None
+    node.cut_size = node.size if node.cut_recorded else 0
     node.written = {chunk.chunk_index for chunk in chunks}
     node.unflushed = set(node.written)
     node.entries_unflushed = True

@@ -140,7 +140,7 @@ def _check_formattable(source: Path) -> None:
         raise NotAVolume(
             f"{source}: neither empty nor a BenchFS volume ({strange[0]!r} is there): give an empty directory"
         )
-    if CHUNKS in names and any(os.scandir(source / CHUNKS)):
+    if CHUNKS in names and os.listdir(source / CHUNKS):
         raise DamagedVolume(f"{source}: chunks but no {SUPERBLOCK}: restore it from a backup")
 
 

@@ -30,7 +30,7 @@ from benchfs_core.chunks.uring import io_uring_available
 from benchfs_core.chunks.uring_store import IOUringChunkStore
 from benchfs_core.config import FormatOptions, VolumeOptions
 from benchfs_core.data_durability import DataDurability
-from benchfs_core.errors import BenchFSError, DamagedVolume, NotAVolume, VolumeError
+from benchfs_core.errors import BenchFSError, DamagedVolume, NotAVolume, OptionError, VolumeError
 from benchfs_core.file_io import FileIO
 from benchfs_core.filesystem import FileSystem
 from benchfs_core.host import allocate_beyond_end, raise_descriptor_limit
@@ -141,6 +141,7 @@ async def open_volume(
 
     Raises:
         VolumeError: refused; ``source`` is untouched.
+        OptionError: ``format_options`` contradict the volume that is there.
         OSError: the filesystem below refused.
     """
     clocks = clocks or Clocks()
@@ -214,6 +215,11 @@ async def _open_storage(
         raise NotAVolume(f"{source}: empty, and read-only: mount it without ro to make a volume")
     if superblock is not None and not (source / DATABASE).exists():
         raise DamagedVolume(f"{source / DATABASE}: missing: restore it from a backup")
+    if superblock is not None and format_options is not None and format_options.chunk_size != superblock.chunk_size:
+        raise OptionError(
+            f"chunk_size={format_options.chunk_size >> 10}K: the volume in {source} has chunks of "
+            f"{superblock.chunk_size >> 10}K, fixed when it was made: leave the option out"
+        )
     lock = await VolumeLock.acquire(source / LOCK, wait_s=lock_wait_s)
     stack.callback(lock.release)
     if superblock is None:

@@ -52,7 +52,7 @@ def check_mount_point(source: Path, mount_point: Path, *, memory: bool) -> None:
     """See that ``mount_point`` can be mounted on; a dead mount there is cleared away.
 
     Raises:
-        MountError: it is missing, not a directory, inside the source, or mounted on already by us.
+        MountError: it is missing, not a directory, inside the source or around it, or mounted on already by us.
     """
     try:
         if mounts.clear_dead_mount(mount_point):
@@ -69,6 +69,8 @@ def check_mount_point(source: Path, mount_point: Path, *, memory: bool) -> None:
             raise MountError(f"{mount_point}: is SOURCE itself: give another mount point")
         if source in mount_point.parents:
             raise MountError(f"{mount_point}: lies inside SOURCE {source}: give a mount point outside")
+        if mount_point in source.parents:
+            raise MountError(f"{mount_point}: would hide SOURCE {source}, which lies inside: give another mount point")
     entry = mounts.find_mount(mount_point)
     if entry is not None and entry.type == mounts.FILESYSTEM_TYPE:
         raise MountError(f"{mount_point}: {entry.source} is mounted there already: unmount it first")

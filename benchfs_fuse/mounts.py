@@ -63,9 +63,14 @@ def unmount(mount_point: Path, *, lazy: bool = False) -> str | None:
 
 
 def clear_dead_mount(mount_point: Path) -> bool:
-    """Detach what a killed daemon left at the mount point, if it did; whether it had."""
+    """Detach what a killed daemon left at the mount point, if it did; whether it had.
+
+    It is asked for its space, which always reaches the daemon: stat(2) may show what the kernel remembers of a dead one.
+    """
     try:
-        os.stat(mount_point)
+        os.statvfs(mount_point)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except OSError as error:
         if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
             raise

@@ -204,8 +204,8 @@ class BenchFSOperations(pyfuse3.Operations):
 
     @handler
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        """WRITE."""
-        return await self._fs.write(HandleId(fh), off, buf)
+        """WRITE. With a write-back cache the kernel keeps the times; it may have told them before this arrives."""
+        return await self._fs.write(HandleId(fh), off, buf, keep_times=self.enable_writeback_cache)
 
     @handler
     async def fsync(self, fh: int, datasync: bool) -> None:

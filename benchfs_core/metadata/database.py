@@ -24,6 +24,9 @@ from benchfs_core.metadata.schema import DDL, PRAGMAS, SCHEMA_VERSION
 
 log = logging.getLogger(__name__)
 
+DatabaseError = apsw.Error
+"""What reading raises where the file is damaged."""
+
 PAGE_BYTES = 4096
 _WAL_FRAME_BYTES = PAGE_BYTES + 24
 """A page and its frame header (https://www.sqlite.org/fileformat2.html#walformat)."""

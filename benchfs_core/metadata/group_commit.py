@@ -67,6 +67,11 @@ class GroupCommit:
         """Number of the open transaction: wait for this one to make durable what was just changed."""
         return self._database.sequence
 
+    @property
+    def last_change(self) -> int:
+        """Number of the last transaction that has changes: wait for this one to make everything so far durable."""
+        return self._database.sequence if self._database.has_changes else self._database.sequence - 1
+
     async def writable(self, *, frees: bool = False) -> None:
         """Wait until a change may be made; then the caller makes it before its next checkpoint.
 
@@ -112,8 +117,7 @@ class GroupCommit:
 
     async def commit(self) -> None:
         """Make every change so far durable."""
-        open_transaction = self._database.sequence
-        await self.make_durable(open_transaction if self._database.has_changes else open_transaction - 1)
+        await self.make_durable(self.last_change)
 
     async def commit_interval(self) -> None:
         """What is due every commit interval: changes become durable, and numbers are reserved before anybody waits."""
@@ -158,6 +162,8 @@ class GroupCommit:
 
     async def _commit_and_flush(self) -> None:
         committed = self._database.commit()
+        if committed <= self._durable:
+            return  # those who came while the flush before this one ran had nothing newer to wait for
         try:
             await self._flush_wal()
         except OSError as error:

@@ -211,8 +211,9 @@ class MetadataManager:
             NoSuchEntry: no dentry of the old name.
             EntryExists: the new name is taken and ``overwrite`` is false.
             IsADirectory, NotADirectory, DirectoryNotEmpty: the new name's inode cannot be replaced by the moved one.
-            InvalidArgument: a directory would come to lie in itself.
+            InvalidArgument: a directory would come to lie in itself, or a name is `.` or `..`.
         """
+        _check_no_dots(name, new_name)
         moved = self.lookup(parent, name)
         target = self._find(new_parent, new_name)
         if target is not None and not overwrite:
@@ -241,16 +242,19 @@ class MetadataManager:
             self._after_move(moved, new_parent, now_ns)
         return self.get(moved.inode), None if target is None else self.get(target.inode)
 
-    def exchange(self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, now_ns: int) -> None:
-        """Swap what two names lead to (rename(2), RENAME_EXCHANGE); they may be of different types.
+    def exchange(
+        self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, now_ns: int
+    ) -> tuple[InodeId, InodeId]:
+        """Swap what two names lead to (rename(2), RENAME_EXCHANGE), of any types; return the two inodes.
 
         Raises:
             NoSuchEntry: one of the names is missing.
-            InvalidArgument: a directory would come to lie in itself.
+            InvalidArgument: a directory would come to lie in itself, or a name is `.` or `..`.
         """
+        _check_no_dots(name, new_name)
         one, other = self.lookup(parent, name), self.lookup(new_parent, new_name)
         if one.inode == other.inode:
-            return
+            return one.inode, other.inode
         if stat.S_ISDIR(one.mode):
             self._check_not_below(new_parent, one.inode)
         if stat.S_ISDIR(other.mode):
@@ -263,6 +267,7 @@ class MetadataManager:
             self._inodes.touch_directory(new_parent, -balance, now_ns)
             self._after_move(one, new_parent, now_ns)
             self._after_move(other, parent, now_ns)
+        return one.inode, other.inode
 
     def set_attributes(self, inode: InodeId, change: AttributeChange) -> Attributes:
         """Change mode, owner or times; return the result. NoSuchEntry if there is no such inode."""
@@ -353,3 +358,9 @@ class MetadataManager:
         self._inodes.add_links(attributes.inode, 0, now_ns)
         if stat.S_ISDIR(attributes.mode):
             self._inodes.set_parent(attributes.inode, parent)
+
+
+def _check_no_dots(*names: bytes) -> None:
+    """`.` and `..` can be looked up, but not moved: no dentry is called so."""
+    if b"." in names or b".." in names:
+        raise InvalidArgument("rename of . or ..")

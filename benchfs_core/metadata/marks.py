@@ -46,9 +46,10 @@ class Marks:
                 (least_size, now_ns, now_ns, inode),
             )
 
-    def clear_cut(self, inode: InodeId) -> None:
-        """Say that the recorded cut has been made, durably; the inode stays dirty."""
+    def clear_cut(self, inode: InodeId, least_size: int) -> None:
+        """Say that the recorded cut has been made, durably; the inode stays dirty, and has at least ``least_size``."""
         with self._database.change():
+            self._database.execute("UPDATE inode SET size = ? WHERE inode = ?", (least_size, inode))
             self._database.execute("UPDATE dirty SET cut = NULL WHERE inode = ?", (inode,))
 
     def record_growth(self, inode: InodeId, size: int, now_ns: int) -> None:

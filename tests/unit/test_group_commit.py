@@ -1,0 +1,210 @@
+"""``GroupCommit``: shared flushes, what a failure ends, the gate of a WAL checkpoint, and a WAL that stays bounded."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from benchfs_core.errors import MetadataFailed, VolumeReadOnly
+from benchfs_core.metadata.database import Database, WalCheckpointer
+from benchfs_core.metadata.group_commit import WAL_CHECKPOINT_BYTES, GroupCommit
+from benchfs_core.metadata.manager import MetadataManager
+from benchfs_core.metadata.numbers import RESERVATION, Numbers
+from benchfs_core.superblock import create_database
+from benchfs_core.types import ROOT_INODE
+from tests.support.volumes import OWNER
+
+
+class Wal:
+    """The flush of the WAL: counted, held back or failing as told."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.ended = 0
+        self.gate: trio.Event | None = None
+        self.error: int | None = None
+
+    async def flush(self) -> None:
+        self.begun += 1
+        await trio.lowlevel.checkpoint()
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.error is not None:
+            raise OSError(self.error, os.strerror(self.error))
+        self.ended += 1
+
+
+class Metadata:
+    """A database in a file, and the way to change it."""
+
+    def __init__(self, path: Path) -> None:
+        create_database(path, (0, 0), 1).close()
+        self.wal = Wal()
+        self.database = Database(path)
+        self.numbers = Numbers(self.database)
+        self.checkpointer = WalCheckpointer(path)
+        self.commit = GroupCommit(self.database, self.numbers, self.wal.flush, self.checkpointer)
+        self.manager = MetadataManager(self.database, self.numbers)
+        self.made = 0
+
+    async def make(self) -> int:
+        """Make a file; the transaction that it is in."""
+        await self.commit.writable()
+        self.made += 1
+        self.manager.create(ROOT_INODE, b"%d" % self.made, 0o100644, OWNER, 1)
+        return self.commit.sequence
+
+
+@pytest.fixture
+async def metadata(tmp_path: Path) -> AsyncIterator[Metadata]:
+    metadata = Metadata(tmp_path / "benchfs.db")
+    with trio.fail_after(60):
+        yield metadata
+    metadata.checkpointer.close()
+    metadata.database.close()
+
+
+async def test_all_who_wait_share_one_flush(metadata: Metadata) -> None:
+    sequence = await metadata.make()
+    before = metadata.wal.begun
+    async with trio.open_nursery() as nursery:
+        for _ in range(100):
+            nursery.start_soon(metadata.commit.make_durable, sequence)
+    assert metadata.wal.begun == before + 1
+    await metadata.commit.make_durable(sequence)
+    assert metadata.wal.begun == before + 1, "durable already"
+
+
+async def test_a_change_made_during_a_flush_waits_for_the_next(metadata: Metadata) -> None:
+    first = await metadata.make()
+    metadata.wal.gate = trio.Event()
+    before = metadata.wal.begun
+    done: list[str] = []
+
+    async def wait(name: str, sequence: int) -> None:
+        await metadata.commit.make_durable(sequence)
+        done.append(name)
+        assert metadata.wal.ended >= before + (1 if name == "first" else 2)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait, "first", first)
+        await wait_all_tasks_blocked()
+        second = await metadata.make()
+        assert second == first + 1
+        nursery.start_soon(wait, "second", second)
+        await wait_all_tasks_blocked()
+        assert done == []
+        metadata.wal.gate.set()
+    assert metadata.wal.begun == before + 2
+
+
+async def test_commit_without_changes_waits_for_a_flush_under_way(metadata: Metadata) -> None:
+    """What was committed but is not flushed is not durable."""
+    await metadata.make()
+    metadata.wal.gate = trio.Event()
+    before = metadata.wal.ended
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(metadata.commit.commit)
+        await wait_all_tasks_blocked()
+        assert not metadata.database.has_changes
+        nursery.start_soon(metadata.commit.commit)
+        await wait_all_tasks_blocked()
+        assert len(nursery.child_tasks) == 2
+        metadata.wal.gate.set()
+    assert metadata.wal.ended > before
+
+
+async def test_commit_of_nothing_flushes_nothing(metadata: Metadata) -> None:
+    await metadata.make()
+    await metadata.commit.commit()
+    before = metadata.wal.begun
+    await metadata.commit.commit()
+    await metadata.commit.make_durable(metadata.commit.last_change)
+    assert metadata.wal.begun == before
+
+
+async def test_a_failed_flush_ends_all_changing(metadata: Metadata) -> None:
+    durable = await metadata.make()
+    await metadata.commit.commit()
+    lost = await metadata.make()
+    metadata.wal.error = errno.EIO
+    failures: list[str] = []
+
+    async def wait() -> None:
+        try:
+            await metadata.commit.make_durable(lost)
+        except MetadataFailed as error:
+            failures.append(str(error))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(wait)
+    assert len(failures) == 3
+    assert metadata.database.failure == "flush of the WAL failed: Input/output error"
+    metadata.wal.error = None
+    with pytest.raises(MetadataFailed):
+        await metadata.commit.make_durable(lost)
+    with pytest.raises(VolumeReadOnly):
+        await metadata.commit.writable()
+    with pytest.raises(VolumeReadOnly):
+        metadata.manager.unlink(ROOT_INODE, b"1", 1)
+    await metadata.commit.make_durable(durable)
+    assert metadata.manager.lookup(ROOT_INODE, b"1").link_count == 1, "reading goes on"
+
+
+async def test_no_change_begins_while_a_wal_checkpoint_catches_up(metadata: Metadata) -> None:
+    while metadata.database.wal_bytes < WAL_CHECKPOINT_BYTES:
+        for _ in range(500):
+            await metadata.make()
+        await metadata.commit.commit()
+    await metadata.make()
+    metadata.wal.gate = trio.Event()
+    changed: list[int] = []
+
+    async def change() -> None:
+        changed.append(await metadata.make())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(metadata.commit.checkpoint_wal)
+        while metadata.wal.begun == metadata.wal.ended:
+            await trio.lowlevel.checkpoint()
+        nursery.start_soon(change)
+        await wait_all_tasks_blocked()
+        assert changed == []
+        metadata.wal.gate.set()
+    assert len(changed) == 1
+
+
+async def test_the_wal_stays_bounded(metadata: Metadata) -> None:
+    """SQLite begins it anew only when everything in it was copied before a transaction begins."""
+    wal = metadata.database.path.with_name("benchfs.db-wal")
+    checkpoints = 0
+    for _ in range(60):
+        for _ in range(200):
+            await metadata.make()
+            inode = metadata.manager.lookup(ROOT_INODE, b"%d" % metadata.made).inode
+            metadata.manager.xattrs.set(inode, b"user.x", bytes(4000), 1)
+        await metadata.commit.commit()
+        if metadata.commit.wal_is_long.is_set():
+            await metadata.commit.checkpoint_wal()
+            checkpoints += 1
+    assert checkpoints >= 2
+    assert wal.stat().st_size < 2 * WAL_CHECKPOINT_BYTES
+
+
+async def test_numbers_are_handed_out_below_a_durable_limit_only(metadata: Metadata) -> None:
+    await metadata.commit.writable()
+    high = metadata.database.first_row("SELECT high FROM number")[0]
+    assert metadata.wal.ended == 1
+    assert high >= metadata.numbers.take() + metadata.numbers.remaining
+    while metadata.numbers.remaining > RESERVATION // 2 - 1:
+        metadata.numbers.take()
+    await metadata.commit.commit_interval()
+    assert metadata.numbers.remaining >= RESERVATION - 1
+    assert metadata.database.first_row("SELECT high FROM number")[0] > high
