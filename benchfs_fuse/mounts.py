@@ -65,7 +65,7 @@ def unmount(mount_point: Path, *, lazy: bool = False) -> str | None:
 def clear_dead_mount(mount_point: Path) -> bool:
     """Detach what a killed daemon left at the mount point, if it did; whether it had.
 
-    It is asked for its space, which always reaches the daemon: stat(2) may show what the kernel remembers of a dead one.
+    It is asked for its space, which always reaches it: stat(2) may show what the kernel remembers of a dead one.
     """
     try:
         os.statvfs(mount_point)

@@ -1,0 +1,644 @@
+"""What POSIX and the kernel promise of files and names, asked of a real mount, in both modes.
+
+Most tests share one mount for each mode and work in a directory of their own; those that end, kill or count have one to
+themselves.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import signal
+import stat
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.mounting import (
+    MountedVolume,
+    Volumes,
+    is_mounted,
+    volumes_in,
+    wait_for_end,
+    wait_until,
+)
+
+pytestmark = pytest.mark.fuse
+
+CHUNK = 64 * 1024
+NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
+
+CLOCK_REALTIME_COARSE = 5
+"""The clock that the kernel takes file times from; Python has no name for it."""
+
+
+@pytest.fixture(scope="module", params=["write", "fsync"])
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedVolume]:
+    """One volume for a mode, for the tests that leave it as good as they found it."""
+    with volumes_in(tmp_path_factory.mktemp(f"semantics-{request.param}")) as volumes:
+        yield volumes.make(f"sync={request.param}", options="chunk_size=64K")
+
+
+@pytest.fixture
+def top(shared: MountedVolume, request: pytest.FixtureRequest) -> Path:
+    """An empty directory on the shared mount."""
+    directory = shared.directory / f"{len(list(shared.directory.iterdir()))}-{request.node.originalname}"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture(params=["write", "fsync"])
+def sync(request: pytest.FixtureRequest) -> str:
+    mode: str = request.param
+    return mode
+
+
+def raises_errno(number: int, attempt: Callable[[], object]) -> None:
+    with pytest.raises(OSError) as caught:
+        attempt()
+    assert caught.value.errno == number, os.strerror(caught.value.errno or 0)
+
+
+def renameat2(old: Path, new: Path, flags: int) -> None:
+    """renameat2(2), which Python has no name for."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(-100, os.fsencode(old), -100, os.fsencode(new), flags) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+# Content
+
+
+@pytest.mark.parametrize("to", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 100])
+def test_what_was_cut_off_is_zeros_when_the_file_grows_again(top: Path, to: int) -> None:
+    file = top / "file"
+    content, size = os.urandom(3 * CHUNK + 5), 4 * CHUNK + 7
+    file.write_bytes(content)
+    os.truncate(file, to)
+    assert file.stat().st_size == to
+    os.truncate(file, size)
+    assert file.read_bytes() == content[:to] + bytes(size - to)
+    with file.open("r+b") as stream:
+        stream.seek(3 * CHUNK + 1)
+        stream.write(b"new")
+    expected = bytearray(content[:to] + bytes(size - to))
+    expected[3 * CHUNK + 1 : 3 * CHUNK + 4] = b"new"
+    assert file.read_bytes() == expected
+
+
+def test_a_write_beyond_the_end_leaves_a_hole_of_zeros(top: Path) -> None:
+    file = top / "file"
+    with file.open("xb") as stream:
+        stream.write(b"start")
+        stream.seek(10 * CHUNK + 3)
+        stream.write(b"end")
+    assert file.read_bytes() == b"start" + bytes(10 * CHUNK + 3 - 5) + b"end"
+    assert file.stat().st_blocks * 512 < 3 * CHUNK
+
+
+def test_opening_with_o_trunc_empties_the_file(top: Path) -> None:
+    file = top / "file"
+    file.write_bytes(os.urandom(2 * CHUNK))
+    with file.open("rb") as reader:
+        file.write_bytes(b"")
+        assert file.stat().st_size == 0
+        assert reader.read() == b""
+    file.write_bytes(b"short")
+    os.truncate(file, 8)
+    assert file.read_bytes() == b"short\0\0\0"
+
+
+def test_what_is_written_through_a_mapping_is_read_and_the_other_way_round(top: Path) -> None:
+    file = top / "file"
+    file.write_bytes(bytes(3 * CHUNK))
+    with file.open("r+b", buffering=0) as stream, mmap.mmap(stream.fileno(), 0) as mapping:
+        mapping[CHUNK - 2 : CHUNK + 2] = b"edge"
+        assert os.pread(stream.fileno(), 4, CHUNK - 2) == b"edge"
+        os.pwrite(stream.fileno(), b"file", 2 * CHUNK)
+        assert mapping[2 * CHUNK : 2 * CHUNK + 4] == b"file"
+        with file.open("rb") as other, mmap.mmap(other.fileno(), 0, prot=mmap.PROT_READ) as second:
+            mapping[0:3] = b"two"
+            assert second[0:3] == b"two"
+        mapping.flush()
+    content = file.read_bytes()
+    assert (content[:3], content[CHUNK - 2 : CHUNK + 2], content[2 * CHUNK :][:4]) == (b"two", b"edge", b"file")
+
+
+def test_direct_and_buffered_access_see_the_same_bytes(top: Path) -> None:
+    file = top / "file"
+    block = mmap.mmap(-1, 4096)  # page aligned, as O_DIRECT wants
+    block.write(b"d" * 4096)
+    file.write_bytes(b"b" * 3 * 4096)
+    before_ns = file.stat().st_mtime_ns
+    direct = os.open(file, os.O_RDWR | os.O_DIRECT)
+    try:
+        assert os.pwrite(direct, block, 4096) == 4096
+        assert file.read_bytes() == b"b" * 4096 + b"d" * 4096 + b"b" * 4096
+        with file.open("r+b") as stream:
+            stream.seek(8192)
+            stream.write(b"n" * 4096)
+        assert os.preadv(direct, [block], 8192) == 4096
+        assert block[:] == b"n" * 4096
+    finally:
+        os.close(direct)
+    assert file.stat().st_mtime_ns > before_ns
+
+
+def test_a_file_can_be_as_long_as_a_terabyte_and_no_longer_than_the_limit(top: Path) -> None:
+    file = top / "file"
+    with file.open("x+b", buffering=0) as stream:
+        os.pwrite(stream.fileno(), b"far", 1 << 40)
+        assert os.pread(stream.fileno(), 10, (1 << 40) - 4) == b"\0\0\0\0far"
+        assert file.stat().st_blocks * 512 <= 2 * CHUNK
+        raises_errno(errno.EFBIG, lambda: os.ftruncate(stream.fileno(), (1 << 63) - 10))
+        assert file.stat().st_size == (1 << 40) + 3
+
+
+# Names
+
+
+def test_an_unlinked_file_lives_until_its_last_close_and_then_frees_its_space(shared: MountedVolume, top: Path) -> None:
+    file, content = top / "file", os.urandom(5 * CHUNK)
+    with file.open("x+b", buffering=0) as stream:
+        stream.write(content)
+        os.fsync(stream.fileno())
+        chunks = shared.chunk_directory(file)
+        assert len(list(chunks.iterdir())) == 5
+        file.unlink()
+        assert not file.exists()
+        status = os.fstat(stream.fileno())
+        assert (status.st_nlink, status.st_size) == (0, len(content))
+        os.pwrite(stream.fileno(), b"more", len(content))
+        os.fsync(stream.fileno())
+        assert os.pread(stream.fileno(), len(content) + 4, 0) == content + b"more"
+        assert len(list(chunks.iterdir())) == 6
+        file.write_bytes(b"another file of the same name")
+        assert os.pread(stream.fileno(), 10, 0) == content[:10]
+    wait_until(lambda: not chunks.exists(), "the chunks of a file that is gone are gone")
+    assert file.read_bytes() == b"another file of the same name"
+
+
+def test_a_rename_over_an_open_file_replaces_the_name_and_not_the_file(shared: MountedVolume, top: Path) -> None:
+    old, new = top / "old", top / "new"
+    old.write_bytes(b"old" * CHUNK)
+    new.write_bytes(b"new" * CHUNK)
+    chunks = shared.chunk_directory(old)
+    with old.open("rb", buffering=0) as stream:
+        new.rename(old)
+        assert os.pread(stream.fileno(), 3, 2 * CHUNK + 1) == (b"old" * 2)[(2 * CHUNK + 1) % 3 :][:3]
+        assert old.read_bytes() == b"new" * CHUNK
+        assert not new.exists()
+    wait_until(lambda: not chunks.exists(), "the chunks of the replaced file are gone")
+
+
+def test_renameat2_refuses_to_replace_or_exchanges_as_asked(top: Path) -> None:
+    one, two, directory = top / "one", top / "two", top / "directory"
+    one.write_text("1")
+    two.write_text("2")
+    directory.mkdir()
+    (directory / "inside").touch()
+    raises_errno(errno.EEXIST, lambda: renameat2(one, two, NOREPLACE))
+    assert (one.read_text(), two.read_text()) == ("1", "2")
+    renameat2(one, two, EXCHANGE)
+    assert (one.read_text(), two.read_text()) == ("2", "1")
+    renameat2(one, directory, EXCHANGE)
+    assert (one / "inside").exists()
+    assert directory.read_text() == "2"
+    assert (top.stat().st_nlink, one.stat().st_nlink) == (3, 2)
+    renameat2(directory, top / "three", NOREPLACE)
+    assert (top / "three").read_text() == "2"
+    raises_errno(errno.ENOENT, lambda: renameat2(top / "three", top / "missing", EXCHANGE))
+    raises_errno(errno.EINVAL, lambda: renameat2(two, top / "four", WHITEOUT))
+    raises_errno(errno.EINVAL, lambda: os.rename(one, one / "below itself"))
+    raises_errno(errno.ENOTEMPTY, lambda: os.rename(_made(top / "empty"), one))
+    raises_errno(errno.ENOTDIR, lambda: os.rename(one, two))
+    raises_errno(errno.EISDIR, lambda: os.rename(two, one))
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
+
+
+def test_hard_links_are_one_file_under_several_names(top: Path) -> None:
+    first, second, third = top / "first", top / "second", top / "sub" / "third"
+    first.write_text("content")
+    third.parent.mkdir()
+    os.link(first, second)
+    os.link(second, third)
+    assert {path.stat().st_ino for path in (first, second, third)} == {first.stat().st_ino}
+    third.write_text("changed by another name")
+    assert [path.stat().st_nlink for path in (first, second, third)] == [3, 3, 3]
+    assert first.read_text() == "changed by another name"
+    first.unlink()
+    assert second.stat().st_nlink == third.stat().st_nlink == 2
+    second.rename(third)  # two names of one file: rename(2) does nothing
+    assert second.exists()
+    assert third.exists()
+    raises_errno(errno.EPERM, lambda: os.link(top, top / "link to a directory"))
+
+
+def test_names_are_any_255_bytes(top: Path) -> None:
+    base = os.fsencode(top) + b"/"
+    names = [
+        b"x" * 255,
+        "ü".encode() * 127 + b"x",
+        b"\xff\xfe" * 127,
+        b"new\nline",
+        b" ",
+        b"*",
+        b"\\",
+        b"...",
+        bytes(sorted(set(range(1, 256)) - {ord("/")}))[:255],
+    ]
+    for name in names:
+        file = os.open(base + name, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        os.write(file, name)
+        os.close(file)
+    assert sorted(os.listdir(base)) == sorted(names)
+    for name in names:
+        with open(base + name, "rb") as stream:
+            assert stream.read() == name
+        os.symlink(name, base + b"link")
+        assert os.stat(base + b"link").st_ino == os.stat(base + name).st_ino
+        os.unlink(base + b"link")
+    long = base + b"x" * 256
+    raises_errno(errno.ENAMETOOLONG, lambda: os.stat(long))
+    raises_errno(errno.ENAMETOOLONG, lambda: os.mkdir(long))
+    raises_errno(errno.ENAMETOOLONG, lambda: os.unlink(long))
+    raises_errno(errno.ENAMETOOLONG, lambda: os.open(long, os.O_CREAT | os.O_WRONLY))
+    raises_errno(errno.ENAMETOOLONG, lambda: os.rename(base + b" ", long))
+    raises_errno(errno.ENAMETOOLONG, lambda: os.symlink(b"target", long))
+
+
+def test_a_tree_may_be_deep(top: Path) -> None:
+    here = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+    for depth in range(300):
+        os.mkdir(f"directory {depth}", dir_fd=here)
+        below = os.open(f"directory {depth}", os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
+        os.close(here)
+        here = below
+    with open(os.open("bottom", os.O_CREAT | os.O_WRONLY, dir_fd=here), "w") as stream:
+        stream.write("here")
+    os.fsync(here)
+    os.close(here)
+    depth, found = 0, False
+    for _path, directories, files, _handle in os.fwalk(top):
+        depth += len(directories)
+        found = found or files == ["bottom"]
+    assert (depth, found) == (300, True)
+
+
+def test_a_directory_can_be_emptied_while_it_is_listed(top: Path) -> None:
+    names = {f"file {number:04d}" for number in range(5000)}
+    for name in names:
+        os.close(os.open(top / name, os.O_CREAT | os.O_WRONLY))
+    listed: Counter[str] = Counter()
+    with os.scandir(top) as entries:
+        for number, entry in enumerate(entries):
+            listed[entry.name] += 1
+            if number % 2:
+                os.unlink(entry.path)
+    assert listed == Counter(names), "each name once, though every second one was deleted meanwhile"
+    assert len(os.listdir(top)) == 2500
+    with os.scandir(top) as entries:
+        for entry in entries:
+            os.unlink(entry.path)
+    assert os.listdir(top) == []
+    top.rmdir()
+
+
+def test_names_that_are_not_there_are_remembered_until_they_are(top: Path) -> None:
+    file = top / "file"
+    raises_errno(errno.ENOENT, file.stat)
+    file.touch()
+    assert file.stat().st_size == 0
+    file.unlink()
+    raises_errno(errno.ENOENT, file.stat)
+    (top / "other").touch()
+    (top / "other").rename(file)
+    assert file.exists()
+
+
+# Attributes
+
+
+def test_extended_attributes_are_set_listed_replaced_and_removed(top: Path) -> None:
+    file = top / "file"
+    file.touch()
+    os.setxattr(file, "user.one", b"1")
+    os.setxattr(file, "user.empty", b"")
+    os.setxattr(file, "user.large", large := os.urandom(60_000))
+    os.setxattr(top, "trusted.directory", b"yes")
+    assert sorted(os.listxattr(file)) == ["user.empty", "user.large", "user.one"]
+    assert [os.getxattr(file, f"user.{name}") for name in ("one", "empty", "large")] == [b"1", b"", large]
+    raises_errno(errno.EEXIST, lambda: os.setxattr(file, "user.one", b"2", os.XATTR_CREATE))
+    raises_errno(errno.ENODATA, lambda: os.setxattr(file, "user.two", b"2", os.XATTR_REPLACE))
+    os.setxattr(file, "user.one", b"2", os.XATTR_REPLACE)
+    assert os.getxattr(file, "user.one") == b"2"
+    os.removexattr(file, "user.one")
+    raises_errno(errno.ENODATA, lambda: os.getxattr(file, "user.one"))
+    raises_errno(errno.ENODATA, lambda: os.removexattr(file, "user.one"))
+    raises_errno(errno.EOPNOTSUPP, lambda: os.setxattr(file, "system.posix_acl_access", b"\2\0\0\0"))
+    os.link(file, top / "second name")
+    assert os.getxattr(top / "second name", "user.large") == large
+
+
+def test_times_are_kept_to_the_nanosecond(top: Path) -> None:
+    file = top / "file"
+    file.write_text("content")
+    before_1970, after_2038 = -1_000_000_001, 4_000_000_000 * 10**9 + 1
+    for times in ((1, 2), (1_234_567_890_123_456_789, 987_654_321_987_654_321), (before_1970, after_2038)):
+        os.utime(file, ns=times)
+        status = file.stat()
+        assert (status.st_atime_ns, status.st_mtime_ns) == times
+
+
+def test_what_happens_to_a_file_moves_its_times_as_posix_says(top: Path) -> None:
+    file = top / "file"
+    file.write_text("content")
+    past = (10**18, 10**18)
+
+    def moved(action: Callable[[], object], of: Path = file) -> set[str]:
+        os.utime(of, ns=past)
+        before = of.stat()
+        wait_until(
+            lambda: time.clock_gettime_ns(CLOCK_REALTIME_COARSE) > before.st_ctime_ns, "the kernel's clock ticks"
+        )
+        action()
+        after = of.stat()
+        return {
+            name for name in ("mtime", "ctime") if getattr(after, f"st_{name}_ns") > getattr(before, f"st_{name}_ns")
+        }
+
+    def append() -> None:
+        with file.open("ab") as stream:
+            stream.write(b"more")
+
+    assert moved(append) == {"mtime", "ctime"}
+    assert moved(lambda: os.truncate(file, 3)) == {"mtime", "ctime"}
+    assert moved(lambda: file.write_bytes(b"")) == {"mtime", "ctime"}
+    assert moved(lambda: file.chmod(0o600)) == {"ctime"}
+    assert moved(lambda: os.link(file, top / "link")) == {"ctime"}
+    assert moved(lambda: os.setxattr(file, "user.a", b"b")) == {"ctime"}
+    assert moved(file.read_bytes) == set()
+    assert moved(lambda: (top / "link").unlink(), of=top) == {"mtime", "ctime"}
+    assert moved(lambda: (top / "new").touch(), of=top) == {"mtime", "ctime"}
+    assert moved(lambda: (top / "new").rename(top / "newer"), of=top) == {"mtime", "ctime"}
+
+
+def test_special_files_and_modes_are_what_they_were_made(top: Path) -> None:
+    os.mkfifo(top / "pipe", 0o640)
+    os.mknod(top / "null", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    os.mknod(top / "disk", stat.S_IFBLK | 0o600, os.makedev(259, 300_000))
+    assert stat.S_ISFIFO((top / "pipe").stat().st_mode)
+    assert (top / "null").stat().st_rdev == os.makedev(1, 3)
+    assert (top / "disk").stat().st_rdev == os.makedev(259, 300_000)
+    (top / "null").write_text("swallowed")
+    for mode in (0o000, 0o1777, 0o4755, 0o2750):
+        (top / "pipe").chmod(mode)
+        assert stat.S_IMODE((top / "pipe").stat().st_mode) == mode
+    os.chown(top / "pipe", 12345, 2**32 - 2)
+    assert ((top / "pipe").stat().st_uid, (top / "pipe").stat().st_gid) == (12345, 2**32 - 2)
+
+
+def test_the_kernel_checks_access_for_other_users(top: Path) -> None:
+    (top / "secret").write_text("secret")
+    (top / "secret").chmod(0o600)
+    (top / "open").write_text("open")
+    top.parent.chmod(0o755)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            here = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+            os.setgid(65534)
+            os.setuid(65534)
+            with open(os.open("open", os.O_RDONLY, dir_fd=here)) as stream:
+                if stream.read() == "open":
+                    code = 2
+            os.open("secret", os.O_RDONLY, dir_fd=here)
+        except PermissionError:
+            code = 0 if code == 2 else code
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_statfs_shows_the_space_of_the_filesystem_below(shared: MountedVolume) -> None:
+    def as_below() -> bool:
+        before, here, after = os.statvfs(shared.source), os.statvfs(shared.directory), os.statvfs(shared.source)
+        assert (here.f_bsize, here.f_frsize, here.f_blocks) == (before.f_bsize, before.f_frsize, before.f_blocks)
+        assert here.f_namemax == 255
+        return all(
+            min(getattr(before, field), getattr(after, field))
+            <= getattr(here, field)
+            <= max(getattr(before, field), getattr(after, field))
+            for field in ("f_bfree", "f_bavail", "f_files", "f_ffree")
+        )
+
+    wait_until(as_below, "the space shown lies between two readings of the space below")
+
+
+# With a mount of their own
+
+
+def _count(volume: MountedVolume, use: Callable[[], object], times: int) -> Counter[str]:
+    """Requests of a mount on which ``use`` was called three times to fill the caches and then ``times`` more."""
+    for _ in range(3 + times):
+        use()
+    volume.unmount()
+    counted = volume.requests
+    volume.mount()
+    del counted["forget"]  # comes when the kernel likes
+    return counted
+
+
+def test_what_the_kernel_has_cached_costs_no_round_trip(volumes: Volumes, sync: str) -> None:
+    volume = volumes.make(f"sync={sync}")
+    file = volume.directory / "directory" / "file"
+    file.parent.mkdir()
+    file.write_bytes(os.urandom(300_000))
+    volume.remount()
+    with_file: list[Callable[[], object]] = [
+        file.stat,
+        lambda: raises_errno(errno.ENOENT, (file.parent / "missing").stat),
+        lambda: os.access(file, os.R_OK),
+    ]
+    for use in with_file:
+        once, often = _count(volume, use, 1), _count(volume, use, 1000)
+        assert once.total() > 0
+        assert often == once
+
+    def read() -> None:
+        assert len(os.pread(descriptor, 300_000, 0)) == 300_000
+        os.fstat(descriptor)
+
+    counts = []
+    for times in (1, 1000):
+        descriptor = os.open(file, os.O_RDONLY)
+        for _ in range(3 + times):
+            read()
+        os.close(descriptor)
+        volume.unmount()
+        counts.append(volume.requests)
+        volume.mount()
+    assert counts[0]["read"] > 0
+    assert counts[1] == counts[0]
+
+
+def test_reading_a_cached_file_again_costs_only_its_open_and_close(volumes: Volumes, sync: str) -> None:
+    volume = volumes.make(f"sync={sync}")
+    file = volume.directory / "file"
+    file.write_bytes(os.urandom(300_000))
+    volume.remount()
+    once = _count(volume, file.read_bytes, 1)
+    often = _count(volume, file.read_bytes, 101)
+    more = often - once
+    assert once["read"] > 0
+    # In write-back mode the kernel forgets at each close how many blocks the file has.
+    assert set(more) <= {"open", "release"} | ({"getattr"} if sync == "fsync" else set())
+    assert more["open"] == 100
+    assert more["getattr"] <= 100
+
+
+def test_closing_costs_no_flush_and_sizes_of_capabilities_no_more_than_one_request_a_write(volumes: Volumes) -> None:
+    volume = volumes.make("sync=write")
+    for number in range(50):
+        (volume.directory / f"file {number}").write_bytes(b"x")
+    volume.unmount()
+    assert volume.requests["flush"] <= 1
+    assert volume.requests["write"] == 50
+    assert volume.requests["getxattr"] <= 50
+
+
+def test_times_shown_are_the_times_kept(volumes: Volumes, sync: str) -> None:
+    """The kernel may tell a file's mtime before the last of its dirty pages arrives, which must not move it again."""
+    volume = volumes.make(f"sync={sync}")
+    files = [volume.directory / f"file {number}" for number in range(12)]
+    libc = ctypes.CDLL(None)
+    for file in files:
+        with file.open("xb", buffering=0) as stream:
+            for _ in range(4):
+                stream.write(bytes(1 << 20))
+            libc.syncfs(stream.fileno())
+    shown = [(file.stat().st_mtime_ns, file.stat().st_ctime_ns) for file in files]
+    volume.remount()
+    assert [(file.stat().st_mtime_ns, file.stat().st_ctime_ns) for file in files] == shown
+
+
+def test_the_ctime_shown_after_a_change_of_names_is_the_ctime_kept(volumes: Volumes, sync: str) -> None:
+    volume = volumes.make(f"sync={sync}")
+    top = volume.directory
+    for name in ("renamed", "linked", "unlinked", "one", "other"):
+        (top / name).touch()
+    os.link(top / "unlinked", top / "left")
+    (top / "renamed").rename(top / "new name")
+    os.link(top / "linked", top / "second name")
+    (top / "unlinked").unlink()
+    renameat2(top / "one", top / "other", EXCHANGE)
+    shown = {path.name: path.stat().st_ctime_ns for path in top.iterdir()}
+    assert len(shown) == 6
+    volume.remount()
+    assert {path.name: path.stat().st_ctime_ns for path in top.iterdir()} == shown
+
+
+def make_sparse(file: Path, chunks: int) -> None:
+    """A file of a terabyte, of which ``chunks`` chunks hold a byte each."""
+    step = (1 << 40) // chunks // CHUNK * CHUNK
+    with file.open("xb", buffering=0) as stream:
+        os.ftruncate(stream.fileno(), 1 << 40)
+        for number in range(chunks):
+            os.pwrite(stream.fileno(), b"x", number * step)
+        os.fsync(stream.fileno())
+
+
+def test_deleting_a_huge_sparse_file_returns_at_once_and_frees_its_space_later(volumes: Volumes) -> None:
+    volume = volumes.make("sync=fsync,chunk_size=64K")
+    left_at_return = []
+    for number in range(3):
+        file = volume.directory / f"huge {number}"
+        make_sparse(file, 700)
+        chunks = volume.chunk_directory(file)
+        assert len(os.listdir(chunks)) == 700
+        file.unlink()
+        left_at_return.append(len(os.listdir(chunks)) if chunks.exists() else 0)
+        assert not file.exists()
+        (volume.directory / f"served meanwhile {number}").write_text("yes")
+        wait_until(lambda chunks=chunks: not chunks.exists(), "all chunks are gone")  # type: ignore[misc]
+    assert max(left_at_return) > 350, "unlink(2) waited for the chunks to go"
+
+
+def test_a_deletion_that_a_kill_interrupted_is_finished_by_the_next_mount(volumes: Volumes) -> None:
+    volume = volumes.make("sync=fsync,chunk_size=64K")
+    interrupted = False
+    for number in range(5):
+        file = volume.directory / f"huge {number}"
+        make_sparse(file, 2000)
+        chunks = volume.chunk_directory(file)
+        here = os.open(volume.directory, os.O_RDONLY)
+        os.unlink(file)
+        os.fsync(here)
+        volume.kill()
+        os.close(here)
+        left = len(os.listdir(chunks)) if chunks.exists() else 0
+        volume.fsck()
+        volume.mount()
+        assert not file.exists()
+        wait_until(lambda chunks=chunks: not chunks.exists(), "the next mount deletes what was left")  # type: ignore[misc]
+        interrupted = interrupted or left > 0
+        if interrupted:
+            break
+    assert interrupted, "nothing was left to delete in any round"
+
+
+def _open_chunks(volume: MountedVolume) -> int:
+    """How many chunk files the daemon has open."""
+    count = 0
+    for entry in os.scandir(f"/proc/{volume.pid}/fd"):
+        try:
+            target = os.readlink(entry.path)
+        except FileNotFoundError:
+            continue  # closed meanwhile
+        parts = target.removesuffix(" (deleted)").split("/")
+        count += parts[-3:-2] == ["chunks"] and parts[-1].isdecimal()
+    return count
+
+
+@pytest.mark.parametrize("store", ["io_uring", "file"])
+def test_open_chunk_files_stay_under_the_limit(volumes: Volumes, store: str) -> None:
+    limit = 16
+    volume = volumes.make(f"store={store},sync=fsync,chunk_size=64K,max_handles={limit}")
+    files = [open(volume.directory / f"file {number}", "x+b", buffering=0) for number in range(100)]  # noqa: SIM115
+    most = 0
+    for number, file in enumerate(files):
+        for chunk in range(3):
+            os.pwrite(file.fileno(), f"{number} {chunk}".encode(), chunk * CHUNK)
+        os.fsync(file.fileno())
+        most = max(most, _open_chunks(volume))
+    for number, file in enumerate(files):
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        for chunk in range(3):
+            expected = f"{number} {chunk}".encode()
+            assert os.pread(file.fileno(), len(expected), chunk * CHUNK) == expected
+        most = max(most, _open_chunks(volume))
+        file.close()
+    assert 1 < most <= limit
+    assert len(os.listdir(f"/proc/{volume.pid}/fd")) < limit + 64
+
+
+def test_a_killed_daemon_leaves_a_mount_that_says_so_and_no_empty_directory(volumes: Volumes) -> None:
+    volume = volumes.make()
+    (volume.directory / "file").write_text("content")
+    os.kill(volume.pid, signal.SIGKILL)
+    wait_for_end(volume.pid)
+    raises_errno(errno.ENOTCONN, lambda: os.listdir(volume.directory))
+    assert is_mounted(volume.directory)
+    volume.mount()
+    assert (volume.directory / "file").read_text() == "content"
