@@ -64,7 +64,7 @@ class DataDurability:
         Raises:
             FlushFailed: the filesystem below could not; from now on every flush of this file says so.
         """
-        if node.unflushed or node.entries_unflushed or node.flush is not None or node.failure is not None:
+        if node.needs_flush or node.flush is not None or node.failure is not None:
             if node.flush is None:
                 node.flush = SharedFlush(functools.partial(self._flush, node))
             await node.flush.flush()
@@ -113,6 +113,7 @@ class DataDurability:
         node.written.clear()
         node.unflushed.clear()
         node.entries_unflushed = False
+        node.cuts_flushed = node.cuts_made
         node.rows_void_from = None
         node.dirty = node.cut_recorded = False
         node.mark_sequence = 0

@@ -7,6 +7,7 @@ accepted; reads and writes share a file's ``data_lock``, a truncate has it alone
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -14,7 +15,7 @@ import trio
 
 from benchfs_core.chunks.store import ChunkStore
 from benchfs_core.data_durability import DataDurability
-from benchfs_core.errors import FileTooLarge
+from benchfs_core.errors import FileSystemError, FileTooLarge
 from benchfs_core.inodes import ActiveInode
 from benchfs_core.layout import Span, spans
 from benchfs_core.metadata.group_commit import GroupCommit
@@ -152,9 +153,8 @@ class FileIO:
             node.cut = node.size if node.cut is None else min(node.cut, node.size)
         try:
             await self._durability.make_cut(node)
-        except (
-            OSError
-        ) as error:  # the cut stays in force: nothing is read beyond it, and the next write there tries again
+        except (OSError, FileSystemError) as error:
+            # the cut stays in force: nothing is read beyond it, and the next write there tries again
             log.warning("inode %d: cutting off a failed write: %s", node.inode, error)
 
     def _shorten(self, node: ActiveInode, size: int, now_ns: int) -> None:
@@ -196,12 +196,19 @@ class FileIO:
         await self._each(write, spans(offset, len(data), self._chunk_size))
 
     async def _write_span(self, node: ActiveInode, span: Span, data: Buffer) -> None:
+        confirmed = False
         try:
             await self._store.write_chunk(node.inode, span.chunk_index, span.offset, data)
+            confirmed = self._durability.durable_writes
+        except OSError as error:
+            if self._durability.durable_writes and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                # the bytes may be cached and shown, while the kernel has forgotten that they are not on disk
+                node.failure = f"inode {node.inode}: write failed: {error.strerror}"
+            raise
         finally:  # after a failure as well: a part may be there
             node.written.add(span.chunk_index)
             node.writes += 1
-            if not self._durability.durable_writes:
+            if not confirmed:
                 node.unflushed.add(span.chunk_index)
 
     async def _each(self, work: Callable[[Span], Awaitable[None]], parts: Iterable[Span]) -> None:

@@ -153,7 +153,7 @@ class FileSystem:
             change = replace(change, ctime_ns=self._now_ns())
         if change.mode is not None:
             change = replace(change, mode=stat.S_IFMT(self._metadata.get(inode).mode) | stat.S_IMODE(change.mode))
-        if size is None or _names_more_than_size(change):
+        if size is None or change.names_something:
             self._metadata.set_attributes(inode, change)
             if (node := self._inodes.find(inode)) is not None:
                 node.atime_ns = node.atime_ns if change.atime_ns is None else change.atime_ns
@@ -328,7 +328,8 @@ class FileSystem:
         _check_regular(attributes)
         if size < 0:
             raise InvalidArgument(f"truncate of inode {inode} to {size} bytes")
-        node = self._inodes.activate(attributes)
+        await self._maintenance.room()
+        node = self._inodes.activate(self._metadata.get(inode))
         node.open_count += 1  # keeps it active meanwhile
         try:
             await self._file_io.truncate(node, size)
@@ -387,10 +388,6 @@ class FileSystem:
         if inode is None:
             raise BadHandle(f"directory handle {handle}")
         return inode
-
-
-def _names_more_than_size(change: AttributeChange) -> bool:
-    return any(value is not None for value in (change.mode, change.uid, change.gid, change.atime_ns, change.mtime_ns))
 
 
 def _check_regular(attributes: Attributes) -> None:

@@ -47,7 +47,7 @@ def check_volume(source: Path) -> Iterator[Finding]:
         raise NotAVolume(f"{source}: empty: there is no volume to check")
     lock = VolumeLock.try_acquire(source / LOCK)
     try:
-        database = Database(source / DATABASE, read_only=True)
+        database = Database.open(source / DATABASE, read_only=True)
         try:
             yield from _check(database, source / CHUNKS, superblock.chunk_size)
         except DatabaseError as error:

@@ -1,6 +1,6 @@
 """System calls of the host that Python has no name for.
 
-Imports ctypes and os. Blocking: for worker threads.
+Imports ctypes, os and resource. Blocking; ``flush_filesystem`` for long.
 """
 
 from __future__ import annotations
@@ -9,24 +9,20 @@ import ctypes
 import errno
 import os
 import resource
-from pathlib import Path
 
 _FALLOC_FL_KEEP_SIZE = 1
 
 
-def flush_filesystem(path: str | Path) -> None:
-    """Flush everything on the filesystem that ``path`` lies on (syncfs(2)).
+def flush_filesystem(descriptor: int) -> None:
+    """Flush everything on the filesystem that an open file lies on (syncfs(2)).
 
     Raises:
-        OSError: something written since the last call could not be flushed (Linux 5.8 and later say so).
+        OSError: something could not be flushed since this descriptor was opened, or since it was last told so
+            (Linux 5.8 and later).
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(path))
-    finally:
-        os.close(descriptor)
+    if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def allocate_beyond_end(descriptor: int, length: int) -> bool:

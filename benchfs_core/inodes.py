@@ -130,6 +130,11 @@ class ActiveInode:
         """Whether the row says everything, and nobody uses this."""
         return not (self.open_count or self.dirty or self.times_moved) and self.data_lock.idle
 
+    @property
+    def needs_flush(self) -> bool:
+        """Whether anything was written, cut or deleted that no flush has confirmed."""
+        return bool(self.unflushed) or self.entries_unflushed or self.cuts_flushed != self.cuts_made
+
     def may_write(self, end: int) -> bool:
         """Whether data up to file offset ``end`` may be written now: durably marked, and no cut in the way."""
         return self.dirty and not self.mark_sequence and (self.cut is None or end <= self.cut)
@@ -218,8 +223,3 @@ class InodeTable:
         """Whether the kernel knows the inode or it is open."""
         node = self.active.get(inode)
         return inode in self._lookups or (node is not None and node.open_count > 0)
-
-    @property
-    def known_count(self) -> int:
-        """How many inodes the kernel knows."""
-        return len(self._lookups)

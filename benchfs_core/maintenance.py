@@ -9,14 +9,14 @@ waits is bounded: dirty files by ``MAX_ACTIVE``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import trio
 
 from benchfs_core.chunks.store import ChunkStore
 from benchfs_core.data_durability import DataDurability
-from benchfs_core.errors import FileSystemError
+from benchfs_core.errors import FileSystemError, VolumeReadOnly
 from benchfs_core.inodes import ActiveInode, InodeTable
 from benchfs_core.metadata.group_commit import GroupCommit
 from benchfs_core.metadata.marks import Marks
@@ -50,6 +50,7 @@ class Maintenance:
         durability: DataDurability,
         commit_interval_s: float,
         now_s: Callable[[], float],
+        max_active: int = MAX_ACTIVE,
     ) -> None:
         self._store = store
         self._marks = marks
@@ -58,13 +59,16 @@ class Maintenance:
         self._durability = durability
         self._commit_interval_s = commit_interval_s
         self._now_s = now_s
+        self._max_active = max_active
         self._orphans_waiting = trio.Event()
         self._clean_soon = trio.Event()
-        self._cleaned = trio.Event()
+        self._pass_ended = trio.Event()
         self._stuck: set[InodeId] = set()
+        self._running = False
 
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Work until cancelled, or until a failure of the metadata has ended all changing."""
+        self._running = True
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._commit_regularly)
             nursery.start_soon(self._checkpoint_wal)
@@ -83,10 +87,12 @@ class Maintenance:
         self._inodes.drop_if_idle(node)
 
     async def room(self) -> None:
-        """Wait while too many files are dirty. A checkpoint only if it must wait."""
-        while len(self._inodes.active) >= MAX_ACTIVE and any(self._cleanable(age_s=0)):
+        """While too many files are dirty, wait for one pass of cleaning. A checkpoint only if it must wait."""
+        if len(self._inodes.active) < self._max_active or not self._running or self._commit.failed:
+            return
+        if self._cleanable(age_s=0):
             self._clean_soon.set()
-            await self._cleaned.wait()
+            await self._pass_ended.wait()
 
     # What there is to do
 
@@ -122,43 +128,30 @@ class Maintenance:
     # Tasks
 
     async def _commit_regularly(self) -> None:
-        while True:
+        while not self._commit.failed:
             await trio.sleep(self._commit_interval_s)
-            try:
-                await self._store_times()
-                await self._commit.commit_interval()
-            except FileSystemError as error:
-                log.error("commit: %s", error)
+            await _attempt("committing", self._store_times)
+            await _attempt("committing", self._commit.commit_interval)
 
     async def _checkpoint_wal(self) -> None:
-        while True:
+        while not self._commit.failed:
             await self._commit.wal_is_long.wait()
-            try:
-                await self._commit.checkpoint_wal()
-            except FileSystemError as error:
-                log.error("WAL checkpoint: %s", error)
+            await _attempt("WAL checkpoint", self._commit.checkpoint_wal)
 
     async def _clean_regularly(self) -> None:
-        while True:
+        while not self._commit.failed:
             with trio.move_on_after(self._commit_interval_s):
                 await self._clean_soon.wait()
             self._clean_soon = trio.Event()
-            await self._settle_cuts()
-            crowded = len(self._inodes.active) > MAX_ACTIVE // 2
-            try:
-                await self._clean(self._cleanable(age_s=0 if crowded else CLEAN_AFTER_S))
-            except (FileSystemError, OSError) as error:
-                log.error("making files clean: %s", error)
-            self._cleaned.set()
-            self._cleaned = trio.Event()
+            await _attempt("cutting files", self._settle_cuts)
+            await _attempt("making files clean", self._clean_idle)
+            self._pass_ended.set()
+            self._pass_ended = trio.Event()
 
     async def _delete_orphans(self) -> None:
-        while True:
+        while not self._commit.failed:
             self._orphans_waiting = trio.Event()
-            try:
-                await self.delete_waiting_orphans()
-            except (FileSystemError, OSError) as error:
-                log.error("deleting chunks of unlinked files: %s: the next mount tries again", error)
+            await _attempt("deleting chunks of unlinked files", self.delete_waiting_orphans)
             await self._orphans_waiting.wait()
 
     # Steps
@@ -171,6 +164,10 @@ class Maintenance:
             if not node.open_count and node.dirty and node.failure is None and node.idle_since_s <= before_s
         ]
 
+    async def _clean_idle(self) -> None:
+        crowded = len(self._inodes.active) > self._max_active // 2
+        await self._clean(self._cleanable(age_s=0 if crowded else CLEAN_AFTER_S))
+
     async def _clean(self, nodes: Sequence[ActiveInode]) -> None:
         """Make files clean; those that are in use meanwhile, or cannot be flushed, stay dirty."""
         nodes = [node for node in nodes if node.dirty and node.failure is None]
@@ -180,7 +177,11 @@ class Maintenance:
                 with suppress(FileSystemError, OSError):  # it is tried again, and reported, one by one
                     await self._durability.make_cut(node)
             flushed_at = {node.inode: node.writes for node in nodes if node.cut is None}
-            await self._store.fsync_all()
+            try:
+                await self._store.fsync_all()
+            except OSError as error:  # it does not say which file: each is asked for itself, and remembers
+                log.error("flushing the filesystem below: %s", error)
+                flushed_at = {}
         for node in nodes:
             try:
                 await self._durability.clean(node, flushed_at=flushed_at.get(node.inode))
@@ -231,3 +232,15 @@ class Maintenance:
         self._marks.forget_orphans(gone)
         for inode in gone:
             self._inodes.discard(inode)
+
+
+async def _attempt(what: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Do background work; a failure is logged and ends neither the task nor the mount."""
+    try:
+        await work()
+    except VolumeReadOnly:
+        pass  # logged once, where it failed
+    except (FileSystemError, OSError) as error:
+        log.error("%s: %s", what, error)
+    except Exception:
+        log.exception("%s: internal error", what)

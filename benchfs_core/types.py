@@ -98,6 +98,11 @@ class AttributeChange:
     atime_ns: int | None = None
     mtime_ns: int | None = None
 
+    @property
+    def names_something(self) -> bool:
+        """Whether it changes more than ctime."""
+        return any(value is not None for value in (self.mode, self.uid, self.gid, self.atime_ns, self.mtime_ns))
+
 
 @dataclass(frozen=True, slots=True)
 class DirectoryEntry:

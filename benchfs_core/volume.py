@@ -213,8 +213,8 @@ async def _open_storage(
     superblock = read_superblock(source)
     if superblock is None and options.read_only:
         raise NotAVolume(f"{source}: empty, and read-only: mount it without ro to make a volume")
-    if superblock is not None and not (source / DATABASE).exists():
-        raise DamagedVolume(f"{source / DATABASE}: missing: restore it from a backup")
+    if superblock is not None:
+        _check_complete(source)
     if superblock is not None and format_options is not None and format_options.chunk_size != superblock.chunk_size:
         raise OptionError(
             f"chunk_size={format_options.chunk_size >> 10}K: the volume in {source} has chunks of "
@@ -222,12 +222,12 @@ async def _open_storage(
         )
     lock = await VolumeLock.acquire(source / LOCK, wait_s=lock_wait_s)
     stack.callback(lock.release)
-    if superblock is None:
-        superblock = _format(source, format_options or FormatOptions(), clocks)
-    database = Database(source / DATABASE, read_only=options.read_only)
-    stack.callback(database.close)
     io, kind, note = await _open_io(stack, options)
     io = io if wrap_io is None else wrap_io(io)
+    if superblock is None:
+        superblock = _format(source, format_options or FormatOptions(), clocks)
+    database = Database.open(source / DATABASE, read_only=options.read_only)
+    stack.callback(database.close)
     checkpointer, wal = None, -1
     if not options.read_only:
         checkpointer = WalCheckpointer(database.path)
@@ -298,6 +298,15 @@ def _format(source: Path, options: FormatOptions, clocks: Clocks) -> Superblock:
 
 def _owner() -> tuple[int, int]:
     return os.geteuid(), os.getegid()
+
+
+def _check_complete(source: Path) -> None:
+    for path, whole in (
+        (source / DATABASE, (source / DATABASE).is_file()),
+        (source / CHUNKS, (source / CHUNKS).is_dir()),
+    ):
+        if not whole:  # without its chunks, every file would read as zeros
+            raise DamagedVolume(f"{path}: missing: restore it from a backup")
 
 
 def _check_directory(source: Path) -> None:

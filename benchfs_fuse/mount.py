@@ -166,7 +166,11 @@ async def _unmount(mount_point: Path) -> None:
 def _write_back(mount_point: Path) -> None:
     """Have the kernel hand over the dirty pages it holds for the mount (syncfs(2))."""
     try:
-        flush_filesystem(mount_point)
+        root = os.open(mount_point, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            flush_filesystem(root)
+        finally:
+            os.close(root)
     except OSError as error:
         log.error("%s: writing back what the kernel holds: %s", mount_point, error)
 

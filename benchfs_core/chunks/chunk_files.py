@@ -37,7 +37,7 @@ class ChunkFiles:
     """See ``ChunkStore``."""
 
     def __init__(self, base: str, *, chunk_size: int, durable_writes: bool, max_handles: int, io: ChunkIO) -> None:
-        """Make the store; no system call yet.
+        """Make the store, and open ``base``: only errors since then are told by a flush of the whole filesystem.
 
         Args:
             base: the directory of the chunks; it exists, and is durable.
@@ -53,6 +53,7 @@ class ChunkFiles:
         self._entries = EntryLedger(base, io, self._open_directory)
         self._handles = HandleCache(max_handles, self._open_chunk)
         self._gate = Gate("chunk store")
+        self._filesystem = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     @property
     def handles(self) -> HandleCache:
@@ -122,7 +123,7 @@ class ChunkFiles:
 
     async def fsync_all(self) -> None:
         """Flush the whole filesystem below (syncfs(2)); see ``ChunkStore``."""
-        await self._inside(partial(self._io.run, partial(flush_filesystem, self._base)))
+        await self._inside(partial(self._io.run, partial(flush_filesystem, self._filesystem)))
 
     async def find_inodes(self, numbers: range) -> list[InodeId]:
         """Those of the numbers that have a directory; see ``ChunkStore``."""
@@ -148,6 +149,9 @@ class ChunkFiles:
         """Wait for every operation, then close every handle. Cannot be cancelled; may be repeated."""
         await self._gate.close()
         await self._handles.aclose()
+        if self._filesystem >= 0:
+            os.close(self._filesystem)
+            self._filesystem = -1
 
     # Opening
 

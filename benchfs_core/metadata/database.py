@@ -10,12 +10,13 @@ opening it by other means and closing it again would drop SQLite's POSIX locks.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import apsw
 
@@ -23,6 +24,9 @@ from benchfs_core.errors import BenchFSError, DamagedVolume, MetadataFailed, NoS
 from benchfs_core.metadata.schema import DDL, PRAGMAS, SCHEMA_VERSION
 
 log = logging.getLogger(__name__)
+
+Bindings: TypeAlias = Sequence[Any] | Mapping[str, Any]
+"""Values for a statement's `?` or `:name`."""
 
 DatabaseError = apsw.Error
 """What reading raises where the file is damaged."""
@@ -38,12 +42,8 @@ IN_MEMORY = Path(":memory:")
 class Database:
     """The connection that makes every change, and the number of its open transaction."""
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        """Open an existing database, recovering its WAL.
-
-        Raises:
-            DamagedVolume: not a database, or not one of this schema.
-        """
+    def __init__(self, connection: apsw.Connection, path: Path, *, read_only: bool = False) -> None:
+        """Use ``open`` or ``create``; this takes over a connection as they prepared it."""
         self.path = path
         self.sequence = 1
         """Number of the open transaction; what is changed now is durable once this one is."""
@@ -51,22 +51,30 @@ class Database:
         """Why nothing can be changed any more, or None."""
         self.wal_bytes = 0
         """Length of the WAL's used part after the last commit."""
+        self._connection = connection
         self._read_only = read_only
         self._changed = False
+        connection.set_wal_hook(self._note_wal)
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool = False) -> Database:
+        """Open an existing database, recovering its WAL.
+
+        Raises:
+            DamagedVolume: not a database, or not one of this schema.
+        """
         try:
             flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
-            self._connection = apsw.Connection(str(path), flags=flags)
+            connection = apsw.Connection(str(path), flags=flags)
             if not read_only:
-                _apply_pragmas(self._connection)
-            version = self._connection.pragma("user_version")
+                _apply_pragmas(connection)
+            version = connection.pragma("user_version")
         except apsw.Error as error:
             raise DamagedVolume(f"{path}: {error}: restore it from a backup") from error
         if version != SCHEMA_VERSION:
-            self._connection.close()
+            connection.close()
             raise DamagedVolume(f"{path}: schema version {version}, this release knows {SCHEMA_VERSION}")
-        self.execute: Callable[..., apsw.Cursor] = self._connection.execute
-        """Run one statement; for reads, and inside ``change`` for writes."""
-        self._connection.set_wal_hook(self._note_wal)
+        return cls(connection, path, read_only=read_only)
 
     @classmethod
     def create(cls, path: Path, statements: tuple[tuple[str, tuple[object, ...]], ...]) -> Database:
@@ -78,27 +86,24 @@ class Database:
             for sql, bindings in statements:
                 connection.execute(sql, bindings)
             connection.pragma("user_version", SCHEMA_VERSION)
-        if path != IN_MEMORY:
-            connection.close()
-            return cls(path)
-        database = cls.__new__(cls)
-        database._adopt(connection, path)
-        return database
+        return cls(connection, path)
 
-    def _adopt(self, connection: apsw.Connection, path: Path) -> None:
-        self.path, self.sequence, self.failure, self.wal_bytes = path, 1, None, 0
-        self._read_only, self._changed, self._connection = False, False, connection
-        self.execute = connection.execute
+    def execute(self, sql: str, bindings: Bindings = ()) -> apsw.Cursor:
+        """Run one statement up to its first row; for reads, and inside ``change`` for writes.
+
+        Raises:
+            NoSpace: the filesystem below is full; the statement changed nothing.
+            MetadataFailed: SQLite failed; the database changes nothing from now on.
+        """
+        try:
+            return self._connection.execute(sql, bindings)
+        except apsw.Error as error:
+            raise self._translated(error) from error
 
     @property
     def has_changes(self) -> bool:
         """Whether the open transaction changed anything."""
         return self._changed
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether there is no file to flush."""
-        return self.path == IN_MEMORY
 
     @contextmanager
     def change(self) -> Iterator[None]:
@@ -152,7 +157,7 @@ class Database:
             self.failure = reason
             log.critical("%s: %s: the mount is read-only from now on", self.path, reason)
 
-    def first_row(self, sql: str, bindings: tuple[object, ...] = ()) -> tuple[Any, ...]:
+    def first_row(self, sql: str, bindings: Bindings = ()) -> tuple[Any, ...]:
         """The first row of a query that always has one."""
         row: tuple[Any, ...] | None = self.execute(sql, bindings).fetchone()
         assert row is not None
@@ -192,9 +197,9 @@ class WalCheckpointer:
         try:
             total, done = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         except apsw.FullError as error:
-            raise OSError(28, str(error), str(self._connection.filename)) from error
+            raise OSError(errno.ENOSPC, str(error), str(self._connection.filename)) from error
         except apsw.Error as error:
-            raise OSError(5, str(error), str(self._connection.filename)) from error
+            raise OSError(errno.EIO, str(error), str(self._connection.filename)) from error
         return total == done
 
     def close(self) -> None:

@@ -95,6 +95,11 @@ class GroupCommit:
             else:
                 return
 
+    @property
+    def failed(self) -> bool:
+        """Whether a failure has ended all changing."""
+        return self._database.failure is not None
+
     def raise_if_failed(self) -> None:
         """Raise VolumeReadOnly if a failure has ended all changing."""
         if self._database.failure is not None:

@@ -90,7 +90,7 @@ CREATE TABLE number (
 
 PRAGMAS = (
     "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = NORMAL",  # flushes of the WAL are ours (durability.py); those of WAL checkpoints are SQLite's
+    "PRAGMA synchronous = NORMAL",  # the WAL is flushed by group_commit.py, WAL checkpoints by SQLite
     "PRAGMA wal_autocheckpoint = 0",
     "PRAGMA locking_mode = NORMAL",
     "PRAGMA temp_store = MEMORY",

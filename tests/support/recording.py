@@ -18,7 +18,7 @@ from benchfs_core.chunks.memory import InMemoryChunkStore
 from benchfs_core.data_durability import DataDurability
 from benchfs_core.file_io import FileIO
 from benchfs_core.inodes import ActiveInode, InodeTable
-from benchfs_core.maintenance import Maintenance
+from benchfs_core.maintenance import MAX_ACTIVE, Maintenance
 from benchfs_core.metadata.checks import check_rules
 from benchfs_core.metadata.database import IN_MEMORY
 from benchfs_core.metadata.group_commit import GroupCommit
@@ -37,7 +37,7 @@ class RecordingStore(InMemoryChunkStore):
         self._events = events
         self._held: dict[str, tuple[trio.Event, bool]] = {}
         self._left: dict[str, int] = {}
-        self._errors: dict[str, tuple[int, bool]] = {}
+        self._errors: dict[str, tuple[Exception, bool]] = {}
 
     def hold(self, operation: str, calls: int = 1 << 30, *, after: bool = False) -> None:
         """Hold back the next ``calls`` of an operation, before or after they did their work."""
@@ -48,9 +48,9 @@ class RecordingStore(InMemoryChunkStore):
         """Let go what is held back."""
         self._held.pop(operation)[0].set()
 
-    def fail(self, operation: str, error: int, *, after: bool = False) -> None:
-        """Let the next call of an operation fail, before or after it did its work."""
-        self._errors[operation] = error, after
+    def fail(self, operation: str, error: int | Exception, *, after: bool = False) -> None:
+        """Let the next call of an operation fail, with an errno or anything, before or after it did its work."""
+        self._errors[operation] = OSError(error, os.strerror(error)) if isinstance(error, int) else error, after
 
     async def write_chunk(self, inode: InodeId, chunk_index: ChunkIndex, offset: int, data: Buffer) -> int:
         await self._before("write_chunk")
@@ -116,14 +116,13 @@ class RecordingStore(InMemoryChunkStore):
 
     def _raise(self, operation: str, *, after: bool) -> None:
         if operation in self._errors and self._errors[operation][1] is after:
-            number, _ = self._errors.pop(operation)
-            raise OSError(number, os.strerror(number))
+            raise self._errors.pop(operation)[0]
 
 
 class Rig:
     """Everything from ``FileIO`` down. Use it as ``async with Rig(mode) as rig``."""
 
-    def __init__(self, sync: SyncMode) -> None:
+    def __init__(self, sync: SyncMode, max_active: int = MAX_ACTIVE) -> None:
         self.events: list[str] = []
         self.wal_error: int | None = None
         self.wal_gate: trio.Event | None = None
@@ -137,7 +136,7 @@ class Rig:
         marks = self.metadata.marks
         self.durability = DataDurability(self.store, marks, self.commit, CHUNK_SIZE, sync)
         self.maintenance = Maintenance(
-            self.store, marks, self.commit, self.inodes, self.durability, NEVER_S, ticks.now_s
+            self.store, marks, self.commit, self.inodes, self.durability, NEVER_S, ticks.now_s, max_active
         )
         self.io = FileIO(self.store, marks, self.commit, self.durability, CHUNK_SIZE, ticks.now_ns, ticks.now_s)
         self._stack = AsyncExitStack()

@@ -46,7 +46,7 @@ class Metadata:
     def __init__(self, path: Path) -> None:
         create_database(path, (0, 0), 1).close()
         self.wal = Wal()
-        self.database = Database(path)
+        self.database = Database.open(path)
         self.numbers = Numbers(self.database)
         self.checkpointer = WalCheckpointer(path)
         self.commit = GroupCommit(self.database, self.numbers, self.wal.flush, self.checkpointer)
