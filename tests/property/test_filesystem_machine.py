@@ -28,7 +28,6 @@ from tests.support.portal import HeldVolume, Portal
 from tests.support.volumes import CHUNK_SIZE, OWNER, Ticks, crash_copy, findings, listing, read_inode
 
 T = TypeVar("T")
-
 PICK = st.integers(0, 255)
 NAME = st.sampled_from([b"a", b"ab", b"ba", b"\xff\n"])
 NEAR_A_BOUNDARY = st.builds(lambda chunk, off: max(0, chunk * CHUNK_SIZE + off), st.integers(0, 4), st.integers(-2, 2))

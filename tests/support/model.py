@@ -12,7 +12,6 @@ from benchfs_core import errors
 from benchfs_core.types import ROOT_INODE
 
 DIRECTORY, FILE, SYMLINK = "directory", "file", "symlink"
-
 Snapshot = dict[int, tuple[object, ...]]
 """What is to be seen of every inode that has a name: kind, links, mode, target, xattrs, entries."""
 

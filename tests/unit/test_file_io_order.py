@@ -269,3 +269,20 @@ async def test_a_chunk_that_cannot_be_deleted_keeps_its_orphan_for_the_next_moun
         await rig.maintenance.delete_waiting_orphans()
         assert len(rig.metadata.marks.orphans(0, 9)) == 1, "not tried over and over"
         assert node.inode != other.inode
+
+
+async def test_fsync_does_not_clear_the_record_of_a_cut_that_came_while_it_flushed() -> None:
+    """It makes and flushes that cut as well, or leaves its record; it never removes the record of a cut not made."""
+    async with Rig(SyncMode.FSYNC) as rig:
+        node = await rig.file()
+        await rig.io.write(node, 0, b"x" * 100)
+        await rig.io.truncate(node, 50)
+        rig.store.hold("fsync_chunk", 1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: rig.io.fsync(node, datasync=True))
+            await wait_all_tasks_blocked()
+            await rig.io.truncate(node, 20)
+            rig.events.clear()
+            rig.store.release("fsync_chunk")
+        assert rig.events == ["fsync 0", "wal", "cut 0@20", "fsync 0", "wal"]
+        assert (rig.recorded_cut(node), node.cut) == (None, None)

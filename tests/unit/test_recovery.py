@@ -143,3 +143,19 @@ async def test_a_chunk_file_that_is_too_long_spoils_only_its_own_file(crashed: t
             assert await read_file(volume.filesystem, b"cut") == CONTENT[b"cut"]
             assert await write_file(volume.filesystem, b"new", b"x")
     assert "chunk-length" in findings(source)[0]
+
+
+async def test_bytes_beyond_a_recorded_cut_are_zeros_from_the_first_read_on(tmp_path: Path) -> None:
+    """The file grew again after the cut, so its size is no help; read-only, the cut is never made at all."""
+    async with open_test_volume(tmp_path / "v", SyncMode.FSYNC) as volume:
+        fs = volume.filesystem
+        inode = await write_file(fs, b"f", b"x" * 100)
+        for size in (10, 50):
+            await fs.setattr(inode, AttributeChange(), size)
+        await write_file(fs, b"f", b"y", offset=30)
+        await fs.fsync_directory(await fs.opendir(ROOT_INODE))
+        crash_copy(tmp_path / "v", tmp_path / "crashed")
+    for read_only in (True, False, False):
+        async with open_test_volume(tmp_path / "crashed", SyncMode.FSYNC, read_only=read_only) as volume:
+            assert await read_file(volume.filesystem, b"f") == b"x" * 10 + bytes(40)
+    assert findings(tmp_path / "crashed") == []
