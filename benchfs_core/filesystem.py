@@ -209,13 +209,13 @@ class FileSystem:
 
         O_APPEND is the front end's matter: it knows the size that its callers see (in FUSE the kernel does).
         """
-        attributes = self._metadata.get(inode)
-        _check_regular(attributes)
         await self._maintenance.room()
         if truncate:
             await self._writable(frees=True)
             await self._truncate(inode, 0)
-        return self._open(self._metadata.get(inode))
+        attributes = self._metadata.get(inode)
+        _check_regular(attributes)
+        return self._open(attributes)
 
     async def read(self, handle: HandleId, offset: int, length: int) -> Buffer:
         """Up to ``length`` bytes from ``offset``, fewer only at the end of the file (pread(2))."""

@@ -33,6 +33,9 @@ MAX_ACTIVE = 16384
 _CLEAN_AT_ONCE = 16
 """Files flushed one by one up to this many; more share one flush of the whole filesystem below."""
 
+_GATHER_ORPHANS_S = 0.2
+"""How long orphans are gathered before they are deleted: each batch costs a flush of the WAL and one of ``chunks``."""
+
 _ORPHANS_AT_ONCE = 256
 _DELETIONS_AT_ONCE = 4
 _ROWS_AT_ONCE = 1000
@@ -153,6 +156,7 @@ class Maintenance:
             self._orphans_waiting = trio.Event()
             await _attempt("deleting chunks of unlinked files", self.delete_waiting_orphans)
             await self._orphans_waiting.wait()
+            await trio.sleep(_GATHER_ORPHANS_S)
 
     # Steps
 

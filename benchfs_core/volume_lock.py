@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 from pathlib import Path
 
 import trio
@@ -72,7 +73,8 @@ class VolumeLock:
         os.close(self._descriptor)
 
     def _note(self, state: str) -> None:
-        text = f"{os.getpid()}\n{state}\n".encode(errors="surrogateescape")
+        name = os.fsencode(state).replace(b"\\", rb"\134").replace(b"\n", rb"\012")
+        text = b"%d\n%s\n" % (os.getpid(), name)
         with contextlib.suppress(OSError):  # the text is a courtesy: a full or read-only disk must not stop the mount
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, text, 0)
@@ -107,15 +109,17 @@ def _busy(path: Path) -> VolumeBusy:
 
 
 def _read(path: Path) -> tuple[str, str]:
-    lines = path.read_text(errors="surrogateescape").splitlines()
-    return (lines[0] if lines else "unknown", lines[1] if len(lines) > 1 else "")
+    owner, _, rest = path.read_bytes().partition(b"\n")
+    return os.fsdecode(owner) or "unknown", os.fsdecode(_unescape(rest.partition(b"\n")[0]))
 
 
 def _is_mounted(mount_point: str) -> bool:
     """Whether something is mounted there (proc_pid_mountinfo(5): field 5, with octal escapes)."""
     wanted = os.fsencode(mount_point)
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        place = line.split(b" ")[4].decode("unicode_escape").encode("latin-1")
-        if place == wanted:
-            return True
-    return False
+    lines = Path("/proc/self/mountinfo").read_bytes().rstrip(b"\n").split(b"\n")
+    return any(_unescape(line.split(b" ")[4]) == wanted for line in lines)
+
+
+def _unescape(name: bytes) -> bytes:
+    """Undo mountinfo's octal escapes, which the lock file has for newline and backslash as well."""
+    return re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8) & 0xFF]), name)

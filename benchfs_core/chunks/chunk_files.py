@@ -11,6 +11,7 @@ each flushed or known to be; what a failed or cancelled operation leaves unflush
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -160,7 +161,7 @@ class ChunkFiles:
         path = f"{self._base}/{inode}/{chunk_index}"
         while True:
             with suppress(FileNotFoundError):
-                return await self._io.open(path, os.O_RDWR), self._entries.is_clean(inode)
+                return await self._open_existing(path), self._entries.is_clean(inode)
             if not create:
                 return None
             try:
@@ -169,6 +170,14 @@ class ChunkFiles:
                 continue  # not by us (opens of one chunk are shared), but an open will tell
             except FileNotFoundError:
                 await self._entries.make_directory(inode)
+
+    async def _open_existing(self, path: str) -> int:
+        try:
+            return await self._io.open(path, os.O_RDWR)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+        return await self._io.open(path, os.O_RDONLY)  # a write to it will fail as it should
 
     async def _create(self, path: str, inode: InodeId) -> int:
         try:

@@ -64,10 +64,7 @@ class Database:
             DamagedVolume: not a database, or not one of this schema.
         """
         try:
-            flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
-            connection = apsw.Connection(str(path), flags=flags)
-            if not read_only:
-                _apply_pragmas(connection)
+            connection = _connect_read_only(path) if read_only else _connect(path)
             version = connection.pragma("user_version")
         except apsw.Error as error:
             raise DamagedVolume(f"{path}: {error}: restore it from a backup") from error
@@ -219,6 +216,28 @@ def open_wal(path: Path) -> int:
     finally:
         os.close(directory)
     return descriptor
+
+
+def _connect(path: Path) -> apsw.Connection:
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    _apply_pragmas(connection)
+    return connection
+
+
+def _connect_read_only(path: Path) -> apsw.Connection:
+    """Open for reading, also where nothing can be written, not even the index of the WAL that SQLite keeps."""
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        connection.pragma("user_version")
+        return connection
+    except (apsw.CantOpenError, apsw.ReadOnlyError):
+        connection.close()
+    wal = Path(f"{path}-wal")
+    if wal.exists() and wal.stat().st_size:
+        raise DamagedVolume(
+            f"{path}: was not closed in order, and cannot be recovered read-only: mount it writable once"
+        )
+    return apsw.Connection(f"{path.as_uri()}?immutable=1", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
 
 
 def _apply_pragmas(connection: apsw.Connection) -> None:

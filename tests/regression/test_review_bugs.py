@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from benchfs_core.errors import CorruptChunk, DamagedVolume, FlushFailed, MetadataFailed
 from benchfs_core.types import ROOT_INODE, SyncMode
@@ -118,18 +118,21 @@ async def test_a_failure_to_read_metadata_turns_the_volume_read_only() -> None:
         assert rig.commit.failed
 
 
-async def test_a_bug_in_background_work_ends_neither_it_nor_the_mount(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bug_in_background_work_ends_neither_it_nor_the_mount(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
     """Only expected failures were caught."""
     async with Rig(SyncMode.WRITE) as rig, trio.open_nursery() as nursery:
         nursery.start_soon(rig.maintenance.run)
         await rig.file(b"a")
         rig.metadata.unlink(ROOT_INODE, b"a", 1)
         rig.store.fail("delete_file_chunks", RuntimeError("a bug"))
-        rig.maintenance.delete_orphans_soon()
         await wait_all_tasks_blocked()
+        rig.maintenance.delete_orphans_soon()
+        await trio.sleep(1)  # of the test's own clock
         assert "internal error" in caplog.text
         rig.maintenance.delete_orphans_soon()
-        await wait_all_tasks_blocked()
+        await trio.sleep(1)
         assert rig.events.count("delete all") == 1
         nursery.cancel_scope.cancel()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,16 @@ from benchfs_core.superblock import DATABASE, LOCK, SUPERBLOCK, read_superblock
 from benchfs_core.types import ROOT_INODE, AttributeChange, InodeId, StoreKind, SyncMode
 from benchfs_core.volume import make_volume
 from benchfs_core.volume_lock import VolumeLock
-from tests.support.volumes import CHUNK_SIZE, OWNER, findings, listing, open_test_volume, read_file, write_file
+from tests.support.volumes import (
+    CHUNK_SIZE,
+    OWNER,
+    crash_copy,
+    findings,
+    listing,
+    open_test_volume,
+    read_file,
+    write_file,
+)
 
 
 def tree(source: Path) -> dict[str, bytes | None]:
@@ -243,3 +254,42 @@ async def test_a_memory_volume_touches_nothing(tmp_path: Path) -> None:
         assert await write_file(volume.filesystem, b"f", b"x") > InodeId(1)
         assert (volume.store, volume.lock) == (StoreKind.MEMORY, None)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def read_only_view(tmp_path: Path) -> Iterator[Callable[[Path], Path]]:
+    """Shows a directory where nothing can be written (a bind mount); needs root."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount")
+    views: list[Path] = []
+
+    def show(directory: Path) -> Path:
+        view = tmp_path / f"view{len(views)}"
+        view.mkdir()
+        subprocess.run(["mount", "--bind", "-o", "ro", directory, view], check=True)
+        views.append(view)
+        return view
+
+    yield show
+    for view in views:
+        subprocess.run(["umount", view], check=True)
+
+
+async def test_a_volume_on_a_read_only_filesystem_is_read(
+    tmp_path: Path, read_only_view: Callable[[Path], Path]
+) -> None:
+    async with open_test_volume(tmp_path / "v") as volume:
+        await write_file(volume.filesystem, b"f", b"data")
+    async with open_test_volume(read_only_view(tmp_path / "v"), read_only=True) as volume:
+        assert await read_file(volume.filesystem, b"f") == b"data"
+
+
+async def test_one_that_needs_recovery_there_is_refused_with_the_reason(
+    tmp_path: Path, read_only_view: Callable[[Path], Path]
+) -> None:
+    async with open_test_volume(tmp_path / "v") as volume:
+        await write_file(volume.filesystem, b"f", b"data")
+        crash_copy(tmp_path / "v", tmp_path / "crashed")
+    with pytest.raises(DamagedVolume, match="mount it writable once"):
+        async with open_test_volume(read_only_view(tmp_path / "crashed"), read_only=True):
+            pass
