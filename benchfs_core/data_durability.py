@@ -42,7 +42,7 @@ class DataDurability:
     async def prepare_write(self, node: ActiveInode, end: int) -> None:
         """Return once data up to file offset ``end`` may be written. The caller holds ``data_lock`` shared."""
         async with node.mark_lock:
-            if node.cut is not None and end > node.cut:
+            if not node.cut.allows(end):
                 await self._make_cut(node)
             if not node.dirty:
                 await self._commit.writable()
@@ -79,10 +79,10 @@ class DataDurability:
         while True:
             await self.make_cut(node)
             await self.flush(node)
-            if not node.cut_recorded:
+            if not node.cut.recorded:
                 break
             await self._commit.writable(frees=True)
-            if self._cut_is_flushed(node):  # else shortened again meanwhile; a cut left in force would undo this fsync
+            if node.cut.may_be_forgotten:  # else shortened again meanwhile; a cut left in force would undo this fsync
                 self._clear_cut(node)
                 break
         if node.times_moved and not datasync:
@@ -105,7 +105,7 @@ class DataDurability:
             await self.flush(node)
         chunks = await self._store.stat_chunks(node.inode, sorted(node.written))
         await self._commit.writable(frees=True)
-        if node.writes != flushed_at or not node.data_lock.idle or node.cut is not None or not node.dirty:
+        if node.writes != flushed_at or not node.data_lock.idle or node.cut.pending is not None or not node.dirty:
             return False
         node.blocks = node.clean_blocks = self._marks.mark_clean(node.inode, node.size, chunks, node.rows_void_from)
         node.least_size = node.size
@@ -113,9 +113,9 @@ class DataDurability:
         node.written.clear()
         node.unflushed.clear()
         node.entries_unflushed = False
-        node.cuts_flushed = node.cuts_made
+        node.cut.flushed = node.cut.made
         node.rows_void_from = None
-        node.dirty = node.cut_recorded = False
+        node.dirty = node.cut.recorded = False
         node.mark_sequence = 0
         node.changed_sequence = self._commit.sequence
         if node.times_moved:
@@ -141,18 +141,18 @@ class DataDurability:
     # Under mark_lock
 
     async def _make_cut(self, node: ActiveInode) -> None:
-        while node.cut is not None:
-            size = node.cut
-            await self._commit.make_durable(node.cut_sequence)
+        while node.cut.pending is not None:
+            size = node.cut.pending
+            await self._commit.make_durable(node.cut.sequence)
             await self._cut_chunks(node, size)
-            if node.cut_recorded and self.durable_writes:  # in force until its record is gone: it stops every writer
+            if node.cut.recorded and self.durable_writes:  # in force until its record is gone: it stops every writer
                 await self.flush(node)
                 await self._commit.writable(frees=True)
-                if node.cut == size:
+                if node.cut.pending == size:
                     self._clear_cut(node)
                     await self._commit.make_durable(node.changed_sequence)
-            if node.cut == size:  # not shortened further meanwhile
-                node.cut = None
+            if node.cut.pending == size:  # not shortened further meanwhile
+                node.cut.pending = None
 
     async def _cut_chunks(self, node: ActiveInode, size: int) -> None:
         plan = cut_at(size, self._chunk_size)
@@ -169,17 +169,14 @@ class DataDurability:
         void_from = node.rows_void_from
         node.rows_void_from = plan.first_deleted if void_from is None else min(void_from, plan.first_deleted)
         node.writes += 1
-        node.cuts_made += 1
+        node.cut.made += 1
 
     # Without locks
 
-    def _cut_is_flushed(self, node: ActiveInode) -> bool:
-        return node.cut is None and node.cuts_flushed == node.cuts_made
-
     def _clear_cut(self, node: ActiveInode) -> None:
-        node.least_size = max(node.least_size, node.cut_size)
+        node.least_size = max(node.least_size, node.cut.size)
         self._marks.clear_cut(node.inode, node.least_size)
-        node.cut_recorded = False
+        node.cut.recorded = False
         node.changed_sequence = self._commit.sequence
 
     async def _flush(self, node: ActiveInode) -> None:
@@ -187,13 +184,13 @@ class DataDurability:
             raise FlushFailed(node.failure)
         chunks, node.unflushed = node.unflushed, set()
         entries, node.entries_unflushed = node.entries_unflushed, False
-        cuts = node.cuts_made
+        cuts = node.cut.made
         confirmed = False
         try:
             await self._flush_chunks(node, chunks)
             if entries:
                 await self._store.fsync_entries(node.inode)
-            node.cuts_flushed = cuts
+            node.cut.flushed = cuts
             confirmed = True
         except OSError as error:
             node.failure = f"inode {node.inode}: flush failed: {error.strerror}"

@@ -67,7 +67,7 @@ class FileIO:
             length = min(length, node.size - offset)
             if length <= 0:
                 return b""
-            live = length if node.cut is None else max(0, min(length, node.cut - offset))
+            live = length if node.cut.pending is None else max(0, min(length, node.cut.pending - offset))
             if live == length:
                 return await self._read_spans(node, offset, length)
             return b"".join((await self._read_spans(node, offset, live), bytes(length - live)))
@@ -111,7 +111,7 @@ class FileIO:
         if size > MAX_FILE_BYTES:
             raise FileTooLarge(f"truncate to {size} bytes")
         async with node.data_lock.exclusive():
-            if size > node.size and node.cut is not None:
+            if size > node.size and node.cut.pending is not None:
                 await self._durability.make_cut(node)
             await self._commit.writable(frees=size < node.size)
             now_ns = self._now_ns()
@@ -150,7 +150,7 @@ class FileIO:
     async def _trim(self, node: ActiveInode) -> None:
         """Drop what a failed write left beyond the end of the file, lest it show when the file grows."""
         async with node.data_lock.exclusive():
-            node.cut = node.size if node.cut is None else min(node.cut, node.size)
+            node.cut.shorten(node.size)
         try:
             await self._durability.make_cut(node)
         except (OSError, FileSystemError) as error:
@@ -165,10 +165,8 @@ class FileIO:
         if not node.dirty:
             node.dirty = True
             node.mark_sequence = sequence
-        node.cut = size if node.cut is None else min(node.cut, size)
-        node.cut_recorded = True
-        node.cut_size = size
-        node.cut_sequence = node.changed_sequence = sequence
+        node.cut.record(size, sequence)
+        node.changed_sequence = sequence
 
     async def _read_spans(self, node: ActiveInode, offset: int, length: int) -> Buffer:
         index, inside = divmod(offset, self._chunk_size)

@@ -62,7 +62,7 @@ def _check(database: Database, chunks: Path, chunk_size: int) -> Iterator[Findin
     expected = ChunkExpectation(database)
     for code, inode, text in check_rules(database, chunk_size):
         yield Finding(code, inode or None, expected.path(inode) if inode else None, text)
-    for entry in os.scandir(chunks):
+    for entry in _entries(chunks):
         number = parse_chunk_index(entry.name)
         if number is None or not entry.is_dir(follow_symlinks=False):
             yield Finding("foreign", None, None, f"{CHUNKS}/{entry.name} does not belong here")
@@ -85,7 +85,7 @@ def _check_chunk_files(
     def finding(code: str, text: str) -> Finding:
         return Finding(code, inode, expected.path(inode), text)
 
-    for entry in os.scandir(directory):
+    for entry in _entries(directory):
         index = parse_chunk_index(entry.name)
         if index is None or not entry.is_file(follow_symlinks=False):
             yield finding("foreign", f"{CHUNKS}/{inode}/{entry.name} does not belong here")
@@ -101,3 +101,9 @@ def _check_chunk_files(
     if settled:
         for missing in sorted(rows):
             yield finding("chunk-missing", f"chunk {missing} is missing")
+
+
+def _entries(directory: Path) -> Iterator[os.DirEntry[str]]:
+    """The entries of a directory, which is closed however far they were looked at."""
+    with os.scandir(directory) as entries:
+        yield from entries

@@ -16,6 +16,55 @@ from benchfs_core.shared_flush import SharedFlush
 from benchfs_core.types import Attributes, ChunkIndex, InodeId
 
 
+class CutState:
+    """What is left to do of a file's truncates: chunks to be cut, and the record by which a crash repeats that.
+
+    A cut is pending from ``shorten`` until its chunks are cut, and on record from ``record`` until ``DataDurability``
+    clears it, which it may once ``may_be_forgotten``.
+    """
+
+    __slots__ = ("flushed", "made", "pending", "recorded", "sequence", "size")
+
+    def __init__(self) -> None:
+        self.pending: int | None = None
+        """Chunk bytes from this file offset on are dead but still there; None: all are live."""
+        self.recorded = False
+        """Whether the dirty mark carries a cut, to be made again after a crash."""
+        self.size = 0
+        """The size that the last recorded cut left, which chunk files cannot tell where it ends in a hole."""
+        self.sequence = 0
+        """The transaction that must be durable before the cut is made."""
+        self.made = 0
+        """Cuts made so far."""
+        self.flushed = 0
+        """Cuts made when the last flush that succeeded began."""
+
+    @property
+    def is_flushed(self) -> bool:
+        """Whether every cut made so far is on disk."""
+        return self.flushed == self.made
+
+    @property
+    def may_be_forgotten(self) -> bool:
+        """Whether there is a record that a crash need not repeat."""
+        return self.recorded and self.pending is None and self.is_flushed
+
+    def allows(self, end: int) -> bool:
+        """Whether data up to file offset ``end`` may be written: no dead bytes are there."""
+        return self.pending is None or end <= self.pending
+
+    def shorten(self, size: int) -> None:
+        """Bytes from ``size`` on are dead; an earlier, deeper cut stays."""
+        self.pending = size if self.pending is None else min(self.pending, size)
+
+    def record(self, size: int, sequence: int) -> None:
+        """Shorten, with a record of it in transaction ``sequence``."""
+        self.shorten(size)
+        self.recorded = True
+        self.size = size
+        self.sequence = sequence
+
+
 class ActiveInode:
     """A regular file in use: what is newer in memory than in its row, and what must happen before it is durable.
 
@@ -31,11 +80,6 @@ class ActiveInode:
         "clean_blocks",
         "ctime_ns",
         "cut",
-        "cut_recorded",
-        "cut_sequence",
-        "cut_size",
-        "cuts_flushed",
-        "cuts_made",
         "data_lock",
         "dirty",
         "entries_unflushed",
@@ -52,6 +96,7 @@ class ActiveInode:
         "size",
         "times_moved",
         "unflushed",
+        "unlinked",
         "writes",
         "written",
     )
@@ -76,6 +121,8 @@ class ActiveInode:
         self.clean_blocks = attributes.blocks
         """The row's blocks: the sum of its chunk rows."""
 
+        self.unlinked = False
+        """Whether it has lost its last name: it is not worth making clean."""
         self.dirty = False
         """Whether there is a dirty mark, durable or not."""
         self.mark_sequence = 0
@@ -83,17 +130,7 @@ class ActiveInode:
         self.changed_sequence = 0
         """The last transaction that changed this inode's rows or names; fsync waits for it."""
 
-        self.cut: int | None = None
-        """Chunk bytes from this file offset on are dead but still there; None: all are live."""
-        self.cut_recorded = False
-        """Whether the dirty mark carries a cut, to be made again after a crash."""
-        # The size that the last recorded cut left, which chunk files cannot tell where it ends in a hole.
-        self.cut_size = 0
-        self.cut_sequence = 0
-        """The transaction that must be durable before the cut is made."""
-        self.cuts_made = 0  # so far
-        self.cuts_flushed = 0
-        """Cuts made when the last flush that succeeded began: equal to ``cuts_made``, the record may go."""
+        self.cut = CutState()
 
         self.writes = 0
         """Writes and cuts so far; unequal at two times: something changed in between."""
@@ -133,11 +170,11 @@ class ActiveInode:
     @property
     def needs_flush(self) -> bool:
         """Whether anything was written, cut or deleted that no flush has confirmed."""
-        return bool(self.unflushed) or self.entries_unflushed or self.cuts_flushed != self.cuts_made
+        return bool(self.unflushed) or self.entries_unflushed or not self.cut.is_flushed
 
     def may_write(self, end: int) -> bool:
         """Whether data up to file offset ``end`` may be written now: durably marked, and no cut in the way."""
-        return self.dirty and not self.mark_sequence and (self.cut is None or end <= self.cut)
+        return self.dirty and not self.mark_sequence and self.cut.allows(end)
 
     def modified(self, now_ns: int | None, now_s: float) -> None:
         """Note a change of content; None: the times do not move."""
@@ -209,6 +246,8 @@ class InodeTable:
 
     def orphaned(self, inode: InodeId) -> bool:
         """The inode lost its last name; whether it can be deleted at once."""
+        if (node := self.active.get(inode)) is not None:
+            node.unlinked = True
         self._used_orphans.add(inode)
         return self.released(inode)
 

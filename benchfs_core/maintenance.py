@@ -110,7 +110,7 @@ class Maintenance:
             await self._clean(list(self._inodes.active.values()))
         except (FileSystemError, OSError) as error:
             failure = error
-        for node in list(self._inodes.active.values()):
+        for node in [node for node in self._inodes.active.values() if not node.unlinked]:
             try:
                 await self._durability.fsync(node, datasync=False)
             except (FileSystemError, OSError) as error:
@@ -165,7 +165,10 @@ class Maintenance:
         return [
             node
             for node in self._inodes.active.values()
-            if not node.open_count and node.dirty and node.failure is None and node.idle_since_s <= before_s
+            if not (node.open_count or node.unlinked)
+            and node.dirty
+            and not node.failure
+            and node.idle_since_s <= before_s
         ]
 
     async def _clean_idle(self) -> None:
@@ -174,13 +177,13 @@ class Maintenance:
 
     async def _clean(self, nodes: Sequence[ActiveInode]) -> None:
         """Make files clean; those that are in use meanwhile, or cannot be flushed, stay dirty."""
-        nodes = [node for node in nodes if node.dirty and node.failure is None]
+        nodes = [node for node in nodes if node.dirty and node.failure is None and not node.unlinked]
         flushed_at: dict[InodeId, int] = {}
         if len(nodes) > _CLEAN_AT_ONCE and not self._durability.durable_writes:
             for node in nodes:
                 with suppress(FileSystemError, OSError):  # it is tried again, and reported, one by one
                     await self._durability.make_cut(node)
-            flushed_at = {node.inode: node.writes for node in nodes if node.cut is None}
+            flushed_at = {node.inode: node.writes for node in nodes if node.cut.pending is None}
             try:
                 await self._store.fsync_all()
             except OSError as error:  # it does not say which file: each is asked for itself, and remembers
@@ -195,7 +198,7 @@ class Maintenance:
 
     async def _settle_cuts(self) -> None:
         """Make recorded cuts and flush those files: while a cut is on record, a crash repeats it on what came after."""
-        for node in [node for node in self._inodes.active.values() if node.cut_recorded and node.failure is None]:
+        for node in [node for node in self._inodes.active.values() if node.cut.recorded and node.failure is None]:
             try:
                 await self._durability.fsync(node, datasync=True)
             except (FileSystemError, OSError) as error:

@@ -75,8 +75,8 @@ async def _recover_file(
         return
     inodes.add(node)
     node.dirty = True
-    node.cut = mark.cut
-    node.cut_recorded = mark.cut is not None
+    node.cut.pending = mark.cut
+    node.cut.recorded = mark.cut is not None
     try:
         chunks = await store.list_chunks(mark.inode)
     except CorruptChunk as error:
@@ -87,7 +87,7 @@ async def _recover_file(
     if mark.cut is not None:
         end = min(end, mark.cut)
     node.size = max(node.size, end)
-    node.cut_size = node.size if node.cut_recorded else 0
+    node.cut.size = node.size if node.cut.recorded else 0
     node.written = {chunk.chunk_index for chunk in chunks}
     node.unflushed = set(node.written)
     node.entries_unflushed = True

@@ -285,4 +285,4 @@ async def test_fsync_does_not_clear_the_record_of_a_cut_that_came_while_it_flush
             rig.events.clear()
             rig.store.release("fsync_chunk")
         assert rig.events == ["fsync 0", "wal", "cut 0@20", "fsync 0", "wal"]
-        assert (rig.recorded_cut(node), node.cut) == (None, None)
+        assert (rig.recorded_cut(node), node.cut.pending) == (None, None)

@@ -166,3 +166,14 @@ def test_a_reservation_that_is_not_durable_is_not_used() -> None:
 def test_options_out_of_range(make: Callable[[], object]) -> None:
     with pytest.raises(OptionError):
         make()
+
+
+async def test_a_file_without_a_name_is_not_flushed_to_become_clean() -> None:
+    async with Rig(SyncMode.FSYNC) as rig:
+        node = await rig.file()
+        await rig.io.write(node, 0, b"x")
+        rig.metadata.unlink(ROOT_INODE, b"f", 1)
+        assert rig.inodes.orphaned(node.inode)
+        await rig.maintenance.sync()
+        assert "fsync 0" not in rig.events
+        assert node.dirty
