@@ -310,6 +310,10 @@ def _check_complete(source: Path) -> None:
 
 
 def _check_directory(source: Path) -> None:
+    try:
+        os.fspath(source).encode()
+    except UnicodeEncodeError:
+        raise NotAVolume(f"{os.fsencode(source)!r}: SQLite needs a path in UTF-8: rename the directory") from None
     if not source.exists():
         raise NotAVolume(f"{source}: does not exist: make the directory first")
     if not source.is_dir():

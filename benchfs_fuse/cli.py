@@ -10,6 +10,7 @@ import argparse
 import os
 import select
 import sys
+import textwrap
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -27,22 +28,26 @@ from benchfs_fuse.daemon import (
     EXIT_OK,
     EXIT_SYSTEM,
     EXIT_USAGE,
+    complain,
     default_log,
     run_daemon,
     run_foreground,
 )
 from benchfs_fuse.mount import Request
-from benchfs_fuse.options import OPTIONS, parse, parse_size
+from benchfs_fuse.options import IGNORED, OPTIONS, REFUSED, parse, parse_size
 
 FSCK_OK, FSCK_FINDINGS, FSCK_FAILED = 0, 4, 8
 """Exit codes of ``benchfs fsck``, as fsck(8) has them: nothing found; errors left uncorrected; could not check."""
+
+_UMOUNT = "benchfs umount"
+_NOT_FOUND = "who serves it is not known: it may still be bringing things to disk"
 
 
 class _Parser(argparse.ArgumentParser):
     """Complains in one line, with mount(8)'s exit code."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}: see {self.prog} --help\n")
+        self.exit(EXIT_USAGE, f"{self.prog}: {mounts.printable(message)}: see {self.prog} --help\n")
 
 
 def mount_main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -56,7 +61,7 @@ def benchfs_main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         code: int = given.run(given)
     except (BenchFSError, OSError) as error:
-        print(f"benchfs {given.command}: {error}", file=sys.stderr)
+        complain(str(error), f"benchfs {given.command}")
         code = EXIT_USAGE if isinstance(error, OptionError) else FSCK_FAILED if given.command == "fsck" else EXIT_SYSTEM
     sys.exit(code)
 
@@ -65,7 +70,7 @@ def _mount(given: argparse.Namespace) -> int:
     try:
         options = parse(",".join(given.options))
     except OptionError as error:
-        print(f"mount.benchfs: {error}", file=sys.stderr)
+        complain(str(error))
         return EXIT_USAGE
     source, mount_point = Path(os.path.realpath(given.source)), Path(os.path.realpath(given.directory))
     store = options.volume.store
@@ -80,7 +85,9 @@ def _mkfs(given: argparse.Namespace) -> int:
     options = FormatOptions() if given.chunk_size is None else FormatOptions(parse_size(given.chunk_size))
     source = Path(os.path.abspath(given.directory))
     superblock = trio.run(make_volume, source, options)
-    print(f"{source}: formatted, chunks of {superblock.chunk_size} bytes, uuid {superblock.uuid}")
+    print(
+        f"{mounts.printable(str(source))}: formatted, chunks of {superblock.chunk_size} bytes, uuid {superblock.uuid}"
+    )
     return EXIT_OK
 
 
@@ -88,43 +95,53 @@ def _umount(given: argparse.Namespace) -> int:
     mount_point = Path(os.path.realpath(given.directory))
     entry = mounts.find_mount(mount_point)
     if entry is None or entry.type != mounts.FILESYSTEM_TYPE:
-        print(f"benchfs umount: {mount_point}: no BenchFS is mounted there", file=sys.stderr)
+        complain(f"{mount_point}: no BenchFS is mounted there", _UMOUNT)
         return EXIT_USAGE
     found = mounts.find_daemon(entry)
-    pid = _open_process(found[1].pid) if found is not None else None
+    process = _open_process(found[1]) if found is not None else None
+    dead = found is None and _is_dead(mount_point)
     reason = mounts.unmount(mount_point)
     if reason is not None:
-        print(f"benchfs umount: {mount_point}: {reason}", file=sys.stderr)
+        complain(f"{mount_point}: {reason}", _UMOUNT)
         return EXIT_MOUNT_FAILED
-    if found is None or pid is None:
-        print(
-            f"benchfs umount: {mount_point}: unmounted, but its daemon is gone: the next mount recovers",
-            file=sys.stderr,
-        )
+    if found is None or process is None:
+        mounts.forget_ended(entry)
+        why = "its daemon is gone: the next mount recovers" if dead or found else _NOT_FOUND
+        complain(f"{mount_point}: unmounted, but {why}", _UMOUNT)
         return EXIT_SYSTEM
-    path, daemon = found
-    select.select([pid], [], [])  # readable once the process has ended (pidfd_open(2))
-    if path.exists():
-        path.unlink()
-        print(f"benchfs umount: {mount_point}: not everything is on disk: see {daemon.log}", file=sys.stderr)
+    registration, daemon = found
+    select.select([process], [], [])  # readable once the process has ended (pidfd_open(2))
+    if registration.exists():
+        registration.unlink()
+        complain(f"{mount_point}: not everything is on disk: see {daemon.log}", _UMOUNT)
         return EXIT_SYSTEM
     return EXIT_OK
 
 
-def _open_process(pid: int) -> int | None:
+def _open_process(daemon: mounts.Daemon) -> int | None:
+    """A descriptor of the process; None if it has ended."""
     try:
-        return os.pidfd_open(pid)
+        process = os.pidfd_open(daemon.pid)
     except ProcessLookupError:
         return None
+    return process if mounts.is_running(daemon) else None  # asked with the pid held: it is not used again from here
+
+
+def _is_dead(mount_point: Path) -> bool:
+    try:
+        return mounts.is_dead(mount_point)
+    except OSError:  # another user's mount lets not even root in
+        return False
 
 
 def _fsck(given: argparse.Namespace) -> int:
     volume = Path(os.path.abspath(given.volume))
     count = 0
     for finding in check_volume(volume):
-        print(finding)
+        print(mounts.printable(str(finding)))
         count += 1
-    print(f"{volume}: {count} finding{'' if count == 1 else 's'}" if count else f"{volume}: clean")
+    name = mounts.printable(str(volume))
+    print(f"{name}: {count} finding{'' if count == 1 else 's'}" if count else f"{name}: clean")
     return FSCK_FINDINGS if count else FSCK_OK
 
 
@@ -138,6 +155,8 @@ def _mount_parser() -> argparse.ArgumentParser:
         prog="mount.benchfs",
         description="Mount the BenchFS volume in the directory SOURCE at DIR; an empty SOURCE is formatted first.",
         epilog=f"options for -o, separated by commas:\n{table}\n\n"
+        f"{textwrap.fill('taken from fstab(5), without effect: ' + ', '.join(IGNORED), 100)}\n"
+        f"refused, as it could not be kept: {', '.join(REFUSED)}\n\n"
         "exit codes: 0 mounted, 1 usage or permission, 2 system, 4 internal error, 8 interrupted, 32 mount failed",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

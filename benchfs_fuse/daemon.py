@@ -7,6 +7,7 @@ command gets one line and a code, whatever happens to the daemon before it is re
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import os
@@ -19,6 +20,7 @@ import trio
 
 from benchfs_core.errors import BenchFSError, OptionError
 from benchfs_core.types import StoreKind
+from benchfs_fuse import mounts
 from benchfs_fuse.mount import Request, serve
 
 EXIT_OK, EXIT_USAGE, EXIT_SYSTEM, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_MOUNT_FAILED = 0, 1, 2, 4, 8, 32
@@ -38,7 +40,7 @@ def default_log(source: Path, store: StoreKind, *, foreground: bool) -> str:
 
 def run_foreground(request: Request) -> int:
     """Serve until unmounted; the exit code."""
-    return _serve(request, lambda line: print(line, flush=True), lambda line: _complain(line))
+    return _serve(request, lambda line: print(line, flush=True), complain)
 
 
 def run_daemon(request: Request) -> int:
@@ -50,13 +52,16 @@ def run_daemon(request: Request) -> int:
         os.close(writable)
         return _await_ready(readable)
     os.close(readable)
+    _close_inherited()
     os.setsid()
     os.chdir("/")
 
     def report(code: int, line: str) -> None:
-        os.write(writable, f"{code} {line}\n".encode(errors="surrogateescape"))
-        os.close(writable)
-        _leave_terminal()
+        try:
+            os.write(writable, f"{code} {mounts.printable(line)}\n".encode())
+        finally:
+            os.close(writable)
+            _leave_terminal()
 
     code = EXIT_INTERNAL
     failures: list[str] = []
@@ -74,17 +79,17 @@ def run_daemon(request: Request) -> int:
 def _await_ready(readable: int) -> int:
     try:
         with os.fdopen(readable, "rb") as pipe:
-            said = pipe.readline().decode(errors="surrogateescape")
+            said = pipe.readline().decode()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     if not said:
-        _complain("the daemon ended without a word: see its log")
+        complain("the daemon ended without a word: see its log")
         return EXIT_INTERNAL
     code, _, line = said.rstrip("\n").partition(" ")
     if int(code) == EXIT_OK:
         print(line)
     else:
-        _complain(line)
+        complain(line)
     return int(code)
 
 
@@ -100,6 +105,7 @@ def _serve(request: Request, ready: Callable[[str], None], failed: Callable[[str
 
     logging.basicConfig(level=logging.INFO, handlers=[_Held()], force=True)
     try:
+        _check_log(request)
         trio.run(serve, request, now_ready)
         return EXIT_OK
     except BaseException as error:
@@ -140,6 +146,24 @@ class _Held(logging.handlers.MemoryHandler):
         super().__init__(capacity=1000, flushLevel=logging.CRITICAL + 1)
 
 
+def _check_log(request: Request) -> None:
+    """See that a log file the user named can be one: the mount must not wait for a file of its own.
+
+    Raises:
+        OptionError: it lies inside the mount point, or nowhere, or is not a file.
+    """
+    given = request.options.log
+    if given in (None, "stderr", "syslog"):
+        return
+    place = Path(os.path.realpath(request.log))
+    if request.mount_point in (place, *place.parents):
+        raise OptionError(f"log={given}: lies inside the mount point: give a file outside")
+    if not place.parent.is_dir():
+        raise OptionError(f"log={given}: {place.parent} is not a directory: make it first")
+    if place.is_dir() or place.is_fifo():
+        raise OptionError(f"log={given}: not a file: give one that can be written to")
+
+
 def _log_to(place: str) -> None:
     """Send messages, those held as well, to ``place``: ``stderr``, ``syslog`` or a file, which is kept below 2 MiB."""
     handler: logging.Handler
@@ -149,7 +173,9 @@ def _log_to(place: str) -> None:
         elif place == "syslog":
             handler = logging.handlers.SysLogHandler("/dev/log")
         else:
-            handler = logging.handlers.RotatingFileHandler(place, maxBytes=_LOG_BYTES, backupCount=1)
+            handler = logging.handlers.RotatingFileHandler(
+                place, maxBytes=_LOG_BYTES, backupCount=1, errors="backslashreplace"
+            )
     except OSError as error:
         print(f"benchfs: no log: {place}: {error.strerror}", file=sys.stderr)
         handler = logging.NullHandler()
@@ -164,6 +190,17 @@ def _log_to(place: str) -> None:
         root.removeHandler(one)
 
 
+def _close_inherited() -> None:
+    """Close what the caller had open besides the terminal: others may wait for a lock or for the end of a pipe.
+
+    Inherited is what is not to be closed at exec(2): Python opens nothing that way (PEP 446).
+    """
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the listing's own descriptor is closed by now
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                os.close(int(name))
+
+
 def _leave_terminal() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
@@ -171,5 +208,6 @@ def _leave_terminal() -> None:
     os.close(null)
 
 
-def _complain(line: str) -> None:
-    print(f"mount.benchfs: {line}", file=sys.stderr, flush=True)
+def complain(line: str, program: str = "mount.benchfs") -> None:
+    """Tell the user in one line what went wrong."""
+    print(f"{program}: {mounts.printable(line)}", file=sys.stderr, flush=True)

@@ -47,6 +47,24 @@ class Request:
     log: str
     """Where messages go, as told to users."""
 
+    @property
+    def shown_source(self) -> str:
+        """What the mount shows as its source; pyfuse3 takes ASCII only."""
+        return mounts.printable(self.options.fsname or str(self.source), ascii_only=True)
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far a mount has come."""
+
+    in_use: bool = False
+    """Somebody was told that it is ready."""
+    registration: Path | None = None
+
+    def unregister(self) -> None:
+        if self.registration is not None:
+            self.registration.unlink(missing_ok=True)
+
 
 def check_mount_point(source: Path, mount_point: Path, *, memory: bool) -> None:
     """See that ``mount_point`` can be mounted on; a dead mount there is cleared away.
@@ -89,7 +107,8 @@ def describe(request: Request, volume: Volume) -> str:
     if volume.recovered.unclean:
         parts.append("recovered after an unclean end")
     what = ", ".join(parts)
-    return f"{request.source} on {request.mount_point}: {what}; unmount with: benchfs umount {request.mount_point}"
+    line = f"{request.source} on {request.mount_point}: {what}; unmount with: benchfs umount {request.mount_point}"
+    return mounts.printable(line)
 
 
 async def serve(request: Request, ready: Callable[[str], None]) -> None:
@@ -97,45 +116,52 @@ async def serve(request: Request, ready: Callable[[str], None]) -> None:
 
     Args:
         request: what to mount where.
-        ready: told the line for the user, once the mount answers.
+        ready: told the line for the user, once the mount answers; raises BrokenPipeError if nobody waits for it any
+            more, which ends the mount as a signal does: it was promised to nobody.
 
     Raises:
         BenchFSError, OSError: it could not be mounted, or not everything could be brought to disk.
     """
     source, options = request.source, request.options
     check_mount_point(source, request.mount_point, memory=options.volume.store is StoreKind.MEMORY)
-    registered: list[Path] = []
+    progress = _Progress()
     async with open_volume(source, options.volume, options.format) as volume:
         operations = BenchFSOperations(volume.filesystem, writeback_cache=options.volume.sync is SyncMode.FSYNC)
         _init(operations, request)
         try:
-            await _session(request, volume, ready, registered)
+            await _session(request, volume, ready, progress)
         except BaseException:
             # Once in use, it is not unmounted: programs on it must see that it is dead, not an empty directory.
-            pyfuse3.close(unmount=not registered)
+            pyfuse3.close(unmount=not progress.in_use)
+            if not progress.in_use:
+                progress.unregister()
             raise
         pyfuse3.close(unmount=True)
         log.info("requests: %s", json.dumps(operations.requests, sort_keys=True))
-    for path in registered:
-        path.unlink(missing_ok=True)
+    progress.unregister()
     log.info("%s: unmounted, everything is on disk", request.mount_point)
 
 
-async def _session(request: Request, volume: Volume, ready: Callable[[str], None], registered: list[Path]) -> None:
-    """Answer requests until the session ends; ``registered`` gets the file that names the daemon, once it is ready."""
+async def _session(request: Request, volume: Volume, ready: Callable[[str], None], progress: _Progress) -> None:
+    """Answer requests until the session ends."""
 
     async def announce() -> None:
         status = await trio.to_thread.run_sync(os.stat, request.mount_point)
         if status.st_ino != ROOT_INODE:
             raise MountError(f"{request.mount_point}: mounted, but its root is not ours")
         raise_kernel_limits(status.st_dev)
-        daemon = mounts.Daemon(os.getpid(), str(request.source), str(request.mount_point), request.log)
-        registered.append(await trio.to_thread.run_sync(mounts.register, daemon))
+        daemon = mounts.this_process(request.shown_source, str(request.mount_point), request.log)
+        progress.registration = await trio.to_thread.run_sync(mounts.register, daemon)
         if volume.lock is not None:
             volume.lock.serving(str(request.mount_point))
         line = describe(request, volume)
         log.info(line)
-        ready(line)
+        try:
+            ready(line)
+            progress.in_use = True
+        except BrokenPipeError:
+            log.warning("%s: whoever asked for the mount no longer waits for it: ending", request.mount_point)
+            await _unmount(request.mount_point)
 
     async def until_unmounted(nursery: trio.Nursery) -> None:
         await pyfuse3.main()
@@ -177,7 +203,7 @@ def _write_back(mount_point: Path) -> None:
 
 def _init(operations: BenchFSOperations, request: Request) -> None:
     options = request.options
-    words = {f"fsname={_escaped(options.fsname or str(request.source))}", "subtype=benchfs", "default_permissions"}
+    words = {f"fsname={_escaped(request.shown_source)}", "subtype=benchfs", "default_permissions"}
     is_root = os.geteuid() == 0
     if options.allow_other if options.allow_other is not None else is_root:
         words.add("allow_other")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -17,7 +18,7 @@ import pyfuse3
 
 from benchfs_core.errors import InvalidArgument, NoSuchEntry
 from benchfs_core.filesystem import FileSystem
-from benchfs_core.types import MAX_NAME_BYTES, Attributes, HandleId, InodeId
+from benchfs_core.types import MAX_NAME_BYTES, AttributeChange, Attributes, HandleId, InodeId
 from benchfs_fuse.translate import no_entry, to_change, to_credentials, to_entry, to_errno, to_statvfs
 
 P = ParamSpec("P")
@@ -194,8 +195,17 @@ class BenchFSOperations(pyfuse3.Operations):
 
     @handler
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        """OPEN, which may carry O_TRUNC. Access modes and O_APPEND are the kernel's."""
-        return _file_info(await self._fs.open(InodeId(inode), truncate=bool(flags & os.O_TRUNC)))
+        """OPEN, which may carry O_TRUNC. Access modes and O_APPEND are the kernel's.
+
+        So is it that a change by a user takes setuid and setgid away (open(2), write(2)), but not with O_TRUNC.
+        """
+        truncate = bool(flags & os.O_TRUNC)
+        if truncate and ctx.uid != 0:
+            mode = (await self._fs.getattr(InodeId(inode))).mode
+            if (kept := _without_privileges(mode)) != mode:
+                await self._fs.setattr(InodeId(inode), AttributeChange(mode=kept), size=0)
+                truncate = False
+        return _file_info(await self._fs.open(InodeId(inode), truncate=truncate))
 
     @handler
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -261,6 +271,12 @@ class BenchFSOperations(pyfuse3.Operations):
         return all(
             pyfuse3.readdir_reply(token, name, to_entry(attributes), cookie) for name, attributes, cookie in dots
         )
+
+
+def _without_privileges(mode: int) -> int:
+    """The mode of a file that a user has changed; setgid without execution for the group is no privilege (chmod(2))."""
+    lost = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
+    return mode & ~lost if stat.S_ISREG(mode) else mode
 
 
 def _file_info(handle: HandleId) -> pyfuse3.FileInfo:

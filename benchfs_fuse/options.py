@@ -24,6 +24,7 @@ KERNEL_FLAGS = ("nosuid", "suid", "nodev", "dev", "noexec", "exec")
 
 IGNORED = (
     *("rw", "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "_netdev", "nofail", "async"),
+    *("mand", "nomand", "symfollow"),
     *(
         "noiversion",
         "iversion",
@@ -37,6 +38,13 @@ IGNORED = (
     ),
 )
 """What mount(8) and fstab(5) pass along that says nothing to BenchFS, or what it does anyway."""
+
+REFUSED = {
+    "remount": "the options of a mount cannot be changed: unmount it and mount it again",
+    "dirsync": "changes of names are on disk at fsync(2), or within commit= seconds, not each at once: leave it out",
+    "nosymfollow": "libfuse does not hand it on to the kernel, so it would not be enforced: leave it out",
+}
+"""Options of mount(8) that promise what BenchFS cannot keep, and why."""
 
 IGNORED_PREFIXES = ("x-", "comment=", "helper=", "uhelper=")
 
@@ -75,7 +83,7 @@ OPTIONS = (
     Option("chunk_size", "SIZE", "4M", "bytes in a chunk, 64K to 64M, a power of two; only when it formats"),
     Option("ro", "", "off", "mount read-only"),
     Option("allow_other", "", "for root", "let other users in (no_allow_other: do not)"),
-    Option("noatime|relatime|strictatime", "", "relatime", "when reading moves atime"),
+    Option("noatime|relatime|strictatime", "", "relatime", "when reading moves atime (atime: not noatime)"),
     Option("fsname", "NAME", "SOURCE", "the source that mount(8) and df(1) show"),
     Option("commit", "SECONDS", "1", "time between commits of metadata that nobody asked to be flushed"),
     Option("queue_depth", "N", "128", "most chunk requests under way at once"),
@@ -125,6 +133,9 @@ class _Draft:
             "allow_other": lambda: self._mount.update(allow_other=True),
             "no_allow_other": lambda: self._mount.update(allow_other=False),
             **{mode.value: lambda mode=mode: self._set("atime", mode) for mode in AtimeMode},  # type: ignore[misc]
+            "atime": lambda: self._unset("atime", AtimeMode.NOATIME),
+            "norelatime": lambda: self._unset("atime", AtimeMode.RELATIME),
+            "nostrictatime": lambda: self._unset("atime", AtimeMode.STRICTATIME),
             **{flag: lambda flag=flag: self._kernel_flags.append(flag) for flag in KERNEL_FLAGS},  # type: ignore[misc]
         }
         self._values: dict[str, Callable[[str], None]] = {
@@ -141,6 +152,8 @@ class _Draft:
     def take(self, item: str) -> None:
         """Read one option."""
         name, equals, value = item.partition("=")
+        if item in REFUSED:
+            raise OptionError(f"option {item}: {REFUSED[item]}")
         if equals and name in self._values:
             self._values[name](value)
         elif not equals and name in self._flags:
@@ -159,6 +172,11 @@ class _Draft:
 
     def _set(self, name: str, value: object) -> None:
         self._volume[name] = value
+
+    def _unset(self, name: str, value: object) -> None:
+        """Take one value back; any other stays (mount(8): ``atime`` says not noatime, and no more)."""
+        if self._volume.get(name) is value:
+            del self._volume[name]
 
     def _nearest(self, name: str) -> str:
         near = difflib.get_close_matches(name, [*self._values, *self._flags], n=1, cutoff=0.5)

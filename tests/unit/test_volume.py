@@ -293,3 +293,12 @@ async def test_one_that_needs_recovery_there_is_refused_with_the_reason(
     with pytest.raises(DamagedVolume, match="mount it writable once"):
         async with open_test_volume(read_only_view(tmp_path / "crashed"), read_only=True):
             pass
+
+
+async def test_a_path_that_is_not_utf_8_is_refused_with_the_reason(tmp_path: Path) -> None:
+    source = tmp_path / os.fsdecode(b"\xff")
+    source.mkdir()
+    with pytest.raises(NotAVolume, match="UTF-8"):
+        async with open_test_volume(source):
+            pass
+    assert not list(source.iterdir())
