@@ -220,9 +220,10 @@ async def _open_storage(
             f"chunk_size={format_options.chunk_size >> 10}K: the volume in {source} has chunks of "
             f"{superblock.chunk_size >> 10}K, fixed when it was made: leave the option out"
         )
+    kind, note = _choose_store(options.store)
     lock = await VolumeLock.acquire(source / LOCK, wait_s=lock_wait_s)
     stack.callback(lock.release)
-    io, kind, note = await _open_io(stack, options)
+    io = await _open_io(stack, kind, options.queue_depth)
     io = io if wrap_io is None else wrap_io(io)
     if superblock is None:
         superblock = _format(source, format_options or FormatOptions(), clocks)
@@ -248,18 +249,24 @@ async def _open_storage(
     return _Storage(superblock, database, store, kind, note, flush_wal, checkpointer, lock)
 
 
-async def _open_io(stack: AsyncExitStack, options: VolumeOptions) -> tuple[ChunkIO, StoreKind, str]:
-    note = ""
-    if options.store is not StoreKind.FILE:
-        reason = io_uring_available()
-        if reason is None:
-            return await stack.enter_async_context(RingIO.open_ring(options.queue_depth)), StoreKind.IO_URING, ""
-        if options.store is StoreKind.IO_URING:
-            raise VolumeError(f"store=io_uring: io_uring cannot be used here ({reason}): use store=auto or store=file")
-        note = f"io_uring cannot be used here: {reason}"
-    io = ThreadIO(options.queue_depth)
+def _choose_store(wanted: StoreKind) -> tuple[StoreKind, str]:
+    """The store to use, and why it is not the one that AUTO prefers."""
+    if wanted is StoreKind.FILE:
+        return wanted, ""
+    reason = io_uring_available()
+    if reason is None:
+        return StoreKind.IO_URING, ""
+    if wanted is StoreKind.IO_URING:
+        raise VolumeError(f"store=io_uring: io_uring cannot be used here ({reason}): use store=auto or store=file")
+    return StoreKind.FILE, f"io_uring cannot be used here: {reason}"
+
+
+async def _open_io(stack: AsyncExitStack, kind: StoreKind, queue_depth: int) -> ChunkIO:
+    if kind is StoreKind.IO_URING:
+        return await stack.enter_async_context(RingIO.open_ring(queue_depth))
+    io = ThreadIO(queue_depth)
     stack.push_async_callback(io.aclose)
-    return io, StoreKind.FILE, note
+    return io
 
 
 def _memory_storage(
