@@ -175,8 +175,9 @@ class BenchFSOperations(pyfuse3.Operations):
 
     @handler
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
-        """LISTXATTR."""
-        return await self._fs.listxattr(InodeId(inode))
+        """LISTXATTR. Names in ``trusted.`` are for the privileged only (xattr(7))."""
+        names = await self._fs.listxattr(InodeId(inode))
+        return names if ctx.uid == 0 else [name for name in names if not name.startswith(b"trusted.")]
 
     @handler
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:

@@ -16,7 +16,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ from benchfs_core.superblock import LOCK
 from benchfs_core.types import AtimeMode
 from benchfs_fuse import mounts
 from benchfs_fuse.options import REFUSED, parse
-from tests.fuse.user_mount import NOBODY, become_nobody
+from tests.fuse.user_mount import NOBODY
 from tests.support.mounting import (
     BENCHFS,
     MOUNT,
@@ -52,20 +52,6 @@ def registration_of(directory: Path) -> tuple[Path, mounts.Daemon]:
     found = mounts.find_daemon(entry_of(directory))
     assert found is not None
     return found
-
-
-def as_nobody(action: Callable[[], None]) -> None:
-    """Run ``action`` as a user without privileges, in a child; it must not raise."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            become_nobody()
-            action()
-            code = 0
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 class UsersMount:
@@ -338,36 +324,6 @@ def test_a_log_that_cannot_be_is_refused(volumes: Volumes, tmp_path: Path, way: 
     assert says in done.stderr
     assert list(volume.source.iterdir()) == []
     assert not is_mounted(volume.directory)
-
-
-# O_TRUNC
-
-
-@pytest.mark.parametrize("sync", ["write", "fsync"])
-@pytest.mark.parametrize(
-    ("before", "after"), [(0o6777, 0o777), (0o4666, 0o666), (0o2676, 0o676), (0o2666, 0o2666), (0o1666, 0o1666)]
-)
-def test_opening_with_o_trunc_takes_privileges_away(volumes: Volumes, sync: str, before: int, after: int) -> None:
-    volume = volumes.make(f"sync={sync}")
-    file = volume.directory / "file"
-    file.write_bytes(b"content")
-    file.chmod(before)
-    os.close(os.open(file, os.O_WRONLY | os.O_TRUNC))
-    assert stat.S_IMODE(file.stat().st_mode) == before  # root keeps them
-    file.write_bytes(b"content")
-    file.chmod(before)
-    directory = os.open(volume.directory, os.O_RDONLY)  # what is above it is not nobody's to pass
-    try:
-        as_nobody(lambda: os.close(os.open("file", os.O_WRONLY, dir_fd=directory)))
-        assert stat.S_IMODE(file.stat().st_mode) == before
-        as_nobody(lambda: os.close(os.open("file", os.O_WRONLY | os.O_TRUNC, dir_fd=directory)))
-    finally:
-        os.close(directory)
-    status = file.stat()
-    assert (stat.S_IMODE(status.st_mode), status.st_size) == (after, 0)
-    volume.remount()
-    status = file.stat()
-    assert (stat.S_IMODE(status.st_mode), status.st_size) == (after, 0)
 
 
 # Words of mount(8)
