@@ -1,9 +1,9 @@
 """Background work of one mount: commits, cleaning of dirty files, deletion of orphans' chunks.
 
-Imports trio and the layers that it serves; the only module that sleeps (between commits). Its tasks live in the
-volume's nursery and end with it. Invariants: nothing here changes what a caller sees; chunks are deleted only after the
-metadata that makes them unneeded is durable; work that fails is logged and tried again, or left to the next mount. What
-waits is bounded: dirty files by ``MAX_ACTIVE``.
+Imports trio and the layers that it serves; the only module that sleeps (between commits, and to gather orphans). Its
+tasks live in the volume's nursery and end with it. Invariants: nothing here changes what a caller sees; chunks are
+deleted only after the metadata that makes them unneeded is durable; work that fails is logged and tried again, or left
+to the next mount. What waits is bounded: dirty files by ``MAX_ACTIVE``.
 """
 
 from __future__ import annotations
