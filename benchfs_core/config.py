@@ -39,6 +39,8 @@ class VolumeOptions:
     """Most chunk requests under way at once; others wait."""
     max_handles: int = 1024
     """Most chunk handles open at once."""
+    acl: bool = False
+    """Whether POSIX ACLs can be set and are inherited."""
 
     def __post_init__(self) -> None:
         _check_range("commit", self.commit_interval_s, 0.05, 300)

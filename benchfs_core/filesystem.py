@@ -2,7 +2,7 @@
 
 Imports the layers below it and no front end; usable and tested without FUSE. Permission is the front end's matter (in
 FUSE the kernel's). Every method is async; one that changes something waits first until changes may be made
-(``GroupCommit.writable``) and then makes its change without a checkpoint in between, so that changes are atomic to
+(``Changes.allowed``) and then makes its change without a checkpoint in between, so that changes are atomic to
 every other task. Errors are those of ``errors``, and OSError where the filesystem below failed.
 
 Durable on return: with ``sync=write`` what ``write`` and ``truncate`` did; in both modes what ``fsync``,
@@ -18,15 +18,16 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
+from benchfs_core.changes import Changes
 from benchfs_core.errors import (
     BadHandle,
     FileSystemError,
     InvalidArgument,
     IsADirectory,
     NotADirectory,
-    NotSupported,
     VolumeReadOnly,
 )
+from benchfs_core.extended_attributes import ExtendedAttributes
 from benchfs_core.file_io import FileIO
 from benchfs_core.inodes import ActiveInode, InodeTable
 from benchfs_core.maintenance import Maintenance
@@ -34,8 +35,6 @@ from benchfs_core.metadata.group_commit import GroupCommit
 from benchfs_core.metadata.manager import MetadataManager
 from benchfs_core.mounting import Mounting
 from benchfs_core.types import AttributeChange, Attributes, Buffer, Credentials, DirectoryEntry, HandleId, InodeId
-
-_XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.")
 
 
 class FileSystem:
@@ -58,6 +57,9 @@ class FileSystem:
         self._maintenance = maintenance
         self._mounting = mounting
         self._now_ns = now_ns
+        self._changes = Changes(commit, inodes, now_ns, read_only=mounting.read_only)
+        self.xattrs = ExtendedAttributes(metadata, self._changes, acl_enabled=mounting.acl)
+        """Extended attributes and ACLs."""
         self._files: dict[HandleId, ActiveInode] = {}
         self._directories: dict[HandleId, InodeId] = {}
         self._handles = (HandleId(number) for number in itertools.count(1))
@@ -88,45 +90,45 @@ class FileSystem:
 
     async def symlink(self, parent: InodeId, name: bytes, target: bytes, owner: Credentials) -> Attributes:
         """Make a symbolic link (symlink(2)); counted."""
-        await self._writable()
+        await self._changes.allowed()
         attributes = self._metadata.symlink(parent, name, target, owner, self._now_ns())
         self._inodes.remember(attributes.inode)
         return attributes
 
     async def link(self, inode: InodeId, parent: InodeId, name: bytes) -> Attributes:
         """Give the inode one more name (link(2)); counted."""
-        await self._writable()
+        await self._changes.allowed()
         attributes = self._metadata.link(inode, parent, name, now_ns := self._now_ns())
-        self._note_change(attributes.inode, now_ns)
+        self._changes.made(attributes.inode, now_ns)
         self._inodes.remember(inode)
         return await self._current(attributes)
 
     async def unlink(self, parent: InodeId, name: bytes) -> None:
         """Remove a name (unlink(2)). The content goes with the last name and the last use."""
-        await self._writable(frees=True)
+        await self._changes.allowed(frees=True)
         self._after_removal(self._metadata.unlink(parent, name, now_ns := self._now_ns()), now_ns)
 
     async def rmdir(self, parent: InodeId, name: bytes) -> None:
         """Remove an empty directory (rmdir(2))."""
-        await self._writable(frees=True)
+        await self._changes.allowed(frees=True)
         self._after_removal(self._metadata.rmdir(parent, name, now_ns := self._now_ns()), now_ns)
 
     async def rename(
         self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, *, overwrite: bool = True
     ) -> None:
         """Move an entry, taking the place of what has the new name unless ``overwrite`` is false (rename(2))."""
-        await self._writable()
+        await self._changes.allowed()
         now_ns = self._now_ns()
         moved, replaced = self._metadata.rename(parent, name, new_parent, new_name, now_ns, overwrite=overwrite)
-        self._note_change(moved.inode, now_ns)
+        self._changes.made(moved.inode, now_ns)
         if replaced is not None:
             self._after_removal(replaced, now_ns)
 
     async def exchange(self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes) -> None:
         """Swap two entries (rename(2), RENAME_EXCHANGE)."""
-        await self._writable()
+        await self._changes.allowed()
         for inode in self._metadata.exchange(parent, name, new_parent, new_name, now_ns := self._now_ns()):
-            self._note_change(inode, now_ns)
+            self._changes.made(inode, now_ns)
 
     async def readlink(self, inode: InodeId) -> bytes:
         """The target of a symbolic link (readlink(2))."""
@@ -145,10 +147,10 @@ class FileSystem:
 
         As truncate(2), chmod(2), chown(2) and utimensat(2).
         """
-        await self._writable(frees=size is not None)
+        await self._changes.allowed(frees=size is not None)
         if size is not None:
             await self._truncate(inode, size)
-            await self._writable(frees=True)
+            await self._changes.allowed(frees=True)
         if change.ctime_ns is None:
             change = replace(change, ctime_ns=self._now_ns())
         if change.mode is not None:
@@ -171,32 +173,6 @@ class FileSystem:
         """Space and inodes of the filesystem below (statvfs(3))."""
         return self._mounting.statvfs()
 
-    # Extended attributes
-
-    async def getxattr(self, inode: InodeId, name: bytes) -> bytes:
-        """The value of one extended attribute (getxattr(2)). NoSuchAttribute, NotSupported."""
-        self._check_xattr(name)
-        return self._metadata.xattrs.get(inode, name)
-
-    async def setxattr(self, inode: InodeId, name: bytes, value: bytes) -> None:
-        """Set or replace an extended attribute (setxattr(2))."""
-        self._check_xattr(name)
-        await self._writable()
-        self._metadata.get(inode)
-        self._metadata.xattrs.set(inode, name, value, now_ns := self._now_ns())
-        self._note_change(inode, now_ns)
-
-    async def listxattr(self, inode: InodeId) -> list[bytes]:
-        """Names of all extended attributes."""
-        return self._metadata.xattrs.names(inode)
-
-    async def removexattr(self, inode: InodeId, name: bytes) -> None:
-        """Remove an extended attribute (removexattr(2)). NoSuchAttribute."""
-        self._check_xattr(name)
-        await self._writable()
-        self._metadata.xattrs.remove(inode, name, now_ns := self._now_ns())
-        self._note_change(inode, now_ns)
-
     # Files
 
     async def create(self, parent: InodeId, name: bytes, mode: int, owner: Credentials) -> tuple[HandleId, Attributes]:
@@ -211,7 +187,7 @@ class FileSystem:
         """
         await self._maintenance.room()
         if truncate:
-            await self._writable(frees=True)
+            await self._changes.allowed(frees=True)
             await self._truncate(inode, 0)
         attributes = self._metadata.get(inode)
         _check_regular(attributes)
@@ -301,14 +277,9 @@ class FileSystem:
 
     # Between the methods above
 
-    async def _writable(self, *, frees: bool = False) -> None:
-        if self._mounting.read_only:
-            raise VolumeReadOnly("mounted read-only")
-        await self._commit.writable(frees=frees)
-
     async def _make(self, parent: InodeId, name: bytes, mode: int, owner: Credentials, rdev: int) -> Attributes:
         await self._maintenance.room()
-        await self._writable()
+        await self._changes.allowed()
         attributes = self._metadata.create(parent, name, mode, owner, self._now_ns(), rdev)
         if stat.S_ISREG(mode):
             self._maintenance.closed(self._inodes.add(ActiveInode.fresh(attributes, self._commit.sequence)))
@@ -353,13 +324,8 @@ class FileSystem:
             node = find(entry.attributes.inode)
             yield entry if node is None else replace(entry, attributes=node.overlay(entry.attributes))
 
-    def _note_change(self, inode: InodeId, ctime_ns: int) -> None:
-        if (node := self._inodes.find(inode)) is not None:
-            node.changed_sequence = self._commit.last_change
-            node.ctime_ns = max(node.ctime_ns, ctime_ns)
-
     def _after_removal(self, attributes: Attributes, ctime_ns: int) -> None:
-        self._note_change(attributes.inode, ctime_ns)
+        self._changes.made(attributes.inode, ctime_ns)
         if attributes.link_count == 0 and self._inodes.orphaned(attributes.inode):
             self._maintenance.delete_orphans_soon()
 
@@ -368,14 +334,9 @@ class FileSystem:
         stored = self._metadata.get(inode)
         if self._mounting.moves_atime(stored.atime_ns, stored.mtime_ns, stored.ctime_ns, self._now_ns):
             with suppress(FileSystemError):  # reading does not fail for the sake of atime
-                await self._writable()
+                await self._changes.allowed()
                 stored = self._metadata.get(inode)
                 self._metadata.marks.set_times(inode, self._now_ns(), stored.mtime_ns, stored.ctime_ns)
-
-    def _check_xattr(self, name: bytes) -> None:
-        # POSIX ACLs live in system.*: stored without being enforced they would promise what is not kept
-        if not name.startswith(_XATTR_NAMESPACES):
-            raise NotSupported(f"xattr namespace of {name!r}")
 
     def _file(self, handle: HandleId) -> ActiveInode:
         node = self._files.get(handle)

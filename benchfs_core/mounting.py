@@ -1,4 +1,4 @@
-"""How one opening of a volume behaves: read-only or not, when reading moves atime, where free space is asked for.
+"""How one opening of a volume behaves: read-only, ACLs, when reading moves atime, where free space is asked for.
 
 Imports ``types`` and os. Immutable.
 """
@@ -20,6 +20,8 @@ class Mounting:
 
     read_only: bool
     atime: AtimeMode
+    acl: bool
+    """Whether ACLs can be set and are inherited; the front end enforces them."""
     statvfs: Callable[[], os.statvfs_result]
     """Space on the filesystem below."""
 

@@ -124,7 +124,8 @@ class ChunkInfo:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who asks: the caller's effective user and group."""
+    """Who asks: the caller's effective user and group, and the permissions kept from what the caller makes."""
 
     uid: int
     gid: int
+    umask: int = 0

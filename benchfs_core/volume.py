@@ -160,14 +160,14 @@ async def _serve(storage: _Storage, source: Path, options: VolumeOptions, clocks
     chunk_size, database = storage.superblock.chunk_size, storage.database
     numbers, inodes = Numbers(database), InodeTable()
     commit = GroupCommit(database, numbers, storage.flush_wal, storage.checkpointer)
-    metadata = MetadataManager(database, numbers)
+    metadata = MetadataManager(database, numbers, acl=options.acl)
     durability = DataDurability(storage.store, metadata.marks, commit, chunk_size, options.sync)
     maintenance = Maintenance(
         storage.store, metadata.marks, commit, inodes, durability, options.commit_interval_s, clocks.now_s
     )
     file_io = FileIO(storage.store, metadata.marks, commit, durability, chunk_size, clocks.now_ns, clocks.now_s)
     statvfs = partial(os.statvfs, source if storage.kind is not StoreKind.MEMORY else "/dev/shm")
-    mounting = Mounting(options.read_only, options.atime, statvfs)
+    mounting = Mounting(options.read_only, options.atime, options.acl, statvfs)
     filesystem = FileSystem(metadata, commit, file_io, inodes, maintenance, mounting, clocks.now_ns)
     recovered = await recover(storage.store, metadata, numbers, inodes, chunk_size, read_only=options.read_only)
     if not options.read_only:

@@ -1,9 +1,9 @@
 """One mount, from checks to orderly end: opens the volume, runs pyfuse3's session, closes everything.
 
-Imports pyfuse3, the core and this package's ``operations``, ``mounts``, ``options``. Invariants: what can be checked is
-checked before anything is touched; ready means that a stat of the mount point shows our root; umount(8), SIGTERM and
-SIGINT end in the same way, with everything on disk; after a crash the mount stays, dead, lest programs take an empty
-directory for ours.
+Imports pyfuse3, the core and this package's ``operations``, ``session``, ``mounts``, ``options``. Invariants: what can
+be checked is checked before anything is touched; ready means that a stat of the mount point shows our root; umount(8),
+SIGTERM and SIGINT end in the same way, with everything on disk; after a crash the mount stays, dead, lest programs take
+an empty directory for ours.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchfs_core.errors import BenchFSError
 from benchfs_core.host import flush_filesystem
 from benchfs_core.types import ROOT_INODE, StoreKind, SyncMode
 from benchfs_core.volume import Volume, open_volume
-from benchfs_fuse import mounts
+from benchfs_fuse import mounts, session
 from benchfs_fuse.operations import BenchFSOperations
 from benchfs_fuse.options import MountOptions
 from benchfs_fuse.tuning import raise_kernel_limits
@@ -102,6 +102,8 @@ def describe(request: Request, volume: Volume) -> str:
     parts = [f"chunks of {size}", f"store {volume.store.value}", f"sync={options.sync.value}"]
     if volume.store_note:
         parts[1] += f" ({volume.store_note})"
+    if options.acl:
+        parts.append("acl")
     if options.read_only:
         parts.append("read-only")
     if volume.recovered.unclean:
@@ -126,17 +128,19 @@ async def serve(request: Request, ready: Callable[[str], None]) -> None:
     check_mount_point(source, request.mount_point, memory=options.volume.store is StoreKind.MEMORY)
     progress = _Progress()
     async with open_volume(source, options.volume, options.format) as volume:
-        operations = BenchFSOperations(volume.filesystem, writeback_cache=options.volume.sync is SyncMode.FSYNC)
-        _init(operations, request)
+        operations = BenchFSOperations(
+            volume.filesystem, writeback_cache=options.volume.sync is SyncMode.FSYNC, acl=options.volume.acl
+        )
+        close = await _init(operations, request)
         try:
             await _session(request, volume, ready, progress)
         except BaseException:
             # Once in use, it is not unmounted: programs on it must see that it is dead, not an empty directory.
-            pyfuse3.close(unmount=not progress.in_use)
+            close(not progress.in_use)
             if not progress.in_use:
                 progress.unregister()
             raise
-        pyfuse3.close(unmount=True)
+        close(True)
         log.info("requests: %s", json.dumps(operations.requests, sort_keys=True))
     progress.unregister()
     log.info("%s: unmounted, everything is on disk", request.mount_point)
@@ -201,7 +205,29 @@ def _write_back(mount_point: Path) -> None:
         log.error("%s: writing back what the kernel holds: %s", mount_point, error)
 
 
-def _init(operations: BenchFSOperations, request: Request) -> None:
+async def _init(operations: BenchFSOperations, request: Request) -> Callable[[bool], None]:
+    """Mount; return what ends the session, told whether to unmount as well.
+
+    With ACLs the umask must be ours to apply, or not, which takes a session of our own making.
+    """
+    words = _mount_words(request)
+    try:
+        if request.options.volume.acl:
+            descriptor = await session.init_with_flags(operations, request.mount_point, words, session.DONT_MASK)
+            return lambda unmount: session.close(descriptor, request.mount_point, unmount=unmount)
+        pyfuse3.init(operations, str(request.mount_point), words)
+    except (RuntimeError, session.SessionError) as error:
+        raise _refused(request.mount_point, error) from error
+    return lambda unmount: pyfuse3.close(unmount=unmount)
+
+
+def _refused(mount_point: Path, error: Exception) -> MountError:
+    hint = "" if os.path.exists("/dev/fuse") else " (there is no /dev/fuse here: load the kernel module fuse)"
+    return MountError(f"{mount_point}: cannot mount: {error}{hint}")
+
+
+def _mount_words(request: Request) -> set[str]:
+    """The options for the kernel and libfuse."""
     options = request.options
     words = {f"fsname={_escaped(request.shown_source)}", "subtype=benchfs", "default_permissions"}
     is_root = os.geteuid() == 0
@@ -215,11 +241,7 @@ def _init(operations: BenchFSOperations, request: Request) -> None:
         opposite = flag.removeprefix("no") if flag.startswith("no") else f"no{flag}"
         words = (words - {opposite}) | {flag}
     words.discard("exec")
-    try:
-        pyfuse3.init(operations, str(request.mount_point), words)
-    except RuntimeError as error:
-        hint = "" if os.path.exists("/dev/fuse") else " (there is no /dev/fuse here: load the kernel module fuse)"
-        raise MountError(f"{request.mount_point}: cannot mount: {error}{hint}") from error
+    return words
 
 
 def _escaped(name: str) -> str:

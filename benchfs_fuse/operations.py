@@ -16,6 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
 
+from benchfs_core.acl import ACCESS
 from benchfs_core.errors import InvalidArgument, NoSuchEntry
 from benchfs_core.filesystem import FileSystem
 from benchfs_core.types import MAX_NAME_BYTES, AttributeChange, Attributes, HandleId, InodeId
@@ -51,10 +52,10 @@ class BenchFSOperations(pyfuse3.Operations):
     """The requests of one mount."""
 
     supports_dot_lookup = True
-    enable_acl = False
 
-    def __init__(self, filesystem: FileSystem, *, writeback_cache: bool) -> None:
+    def __init__(self, filesystem: FileSystem, *, writeback_cache: bool, acl: bool) -> None:
         super().__init__()
+        self.enable_acl = acl
         self.enable_writeback_cache = writeback_cache
         self.requests: Counter[str] = Counter()
         """How many requests of each kind arrived."""
@@ -166,23 +167,27 @@ class BenchFSOperations(pyfuse3.Operations):
     @handler
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         """GETXATTR; pyfuse3 sees to size queries and ERANGE."""
-        return await self._fs.getxattr(InodeId(inode), name)
+        return await self._fs.xattrs.get(InodeId(inode), name)
 
     @handler
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
-        """SETXATTR; pyfuse3 sees to XATTR_CREATE and XATTR_REPLACE."""
-        await self._fs.setxattr(InodeId(inode), name, value)
+        """SETXATTR; pyfuse3 sees to XATTR_CREATE and XATTR_REPLACE.
+
+        An access ACL sets the mode, and takes setgid away as chmod(2) would; that is not the kernel's here.
+        """
+        outsider = name == ACCESS and not await self._is_member(InodeId(inode), ctx)
+        await self._fs.xattrs.set(InodeId(inode), name, value, drop_setgid=outsider)
 
     @handler
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
         """LISTXATTR. Names in ``trusted.`` are for the privileged only (xattr(7))."""
-        names = await self._fs.listxattr(InodeId(inode))
+        names = await self._fs.xattrs.names(InodeId(inode))
         return names if ctx.uid == 0 else [name for name in names if not name.startswith(b"trusted.")]
 
     @handler
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """REMOVEXATTR."""
-        await self._fs.removexattr(InodeId(inode), name)
+        await self._fs.xattrs.remove(InodeId(inode), name)
 
     # Files
 
@@ -261,6 +266,18 @@ class BenchFSOperations(pyfuse3.Operations):
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """FSYNCDIR."""
         await self._fs.fsync_directory(HandleId(fh))
+
+    async def _is_member(self, inode: InodeId, ctx: pyfuse3.RequestContext) -> bool:
+        """Whether the caller is root or in the group of the inode."""
+        if ctx.uid == 0:
+            return True
+        group = (await self._fs.getattr(inode)).gid
+        if group == ctx.gid:
+            return True
+        try:
+            return group in pyfuse3.get_sup_groups(ctx.pid)
+        except OSError:  # the process has ended, or /proc does not show it
+            return False
 
     async def _reply_dots(self, handle: HandleId, start_id: int, token: pyfuse3.ReaddirToken) -> bool:
         """Reply `.` and `..`, from ``start_id`` on; they are not counted as lookups. Whether there was room."""

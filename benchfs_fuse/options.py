@@ -84,6 +84,7 @@ OPTIONS = (
     Option("ro", "", "off", "mount read-only"),
     Option("allow_other", "", "for root", "let other users in (no_allow_other: do not)"),
     Option("noatime|relatime|strictatime", "", "relatime", "when reading moves atime (atime: not noatime)"),
+    Option("acl", "", "off", "POSIX ACLs (noacl: refuse them); needs fusermount3"),
     Option("fsname", "NAME", "SOURCE", "the source that mount(8) and df(1) show"),
     Option("commit", "SECONDS", "1", "time between commits of metadata that nobody asked to be flushed"),
     Option("queue_depth", "N", "128", "most chunk requests under way at once"),
@@ -130,6 +131,8 @@ class _Draft:
         self._flags: dict[str, Callable[[], None]] = {
             "ro": lambda: self._set("read_only", True),
             "sync": lambda: self._set("sync", SyncMode.WRITE),
+            "acl": lambda: self._set("acl", True),
+            "noacl": lambda: self._set("acl", False),
             "allow_other": lambda: self._mount.update(allow_other=True),
             "no_allow_other": lambda: self._mount.update(allow_other=False),
             **{mode.value: lambda mode=mode: self._set("atime", mode) for mode in AtimeMode},  # type: ignore[misc]

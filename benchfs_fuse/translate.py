@@ -108,8 +108,8 @@ def to_change(attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> A
 
 
 def to_credentials(ctx: pyfuse3.RequestContext) -> Credentials:
-    """Who asks."""
-    return Credentials(ctx.uid, ctx.gid)
+    """Who asks. The kernel may have applied the umask already; once more changes nothing."""
+    return Credentials(ctx.uid, ctx.gid, ctx.umask)
 
 
 def to_statvfs(below: os.statvfs_result, name_max: int) -> pyfuse3.StatvfsData:

@@ -6,8 +6,11 @@ inode it concerns and a text.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 
+from benchfs_core import acl
+from benchfs_core.errors import InvalidArgument
 from benchfs_core.metadata.database import Database
 from benchfs_core.types import ROOT_INODE, ChunkInfo, InodeId
 
@@ -153,6 +156,27 @@ def check_rules(database: Database, chunk_size: int) -> Iterator[tuple[str, Inod
     for code, query in _RULES:
         for inode, text in database.execute(query, {name: values[name] for name in values if f":{name}" in query}):
             yield code, InodeId(inode), text
+    yield from _check_acls(database)
+
+
+def _check_acls(database: Database) -> Iterator[tuple[str, InodeId, str]]:
+    lists = database.execute(
+        "SELECT x.inode, x.name, x.value, i.mode FROM xattr x JOIN inode i USING (inode) WHERE x.name IN (?, ?)",
+        (acl.ACCESS, acl.DEFAULT),
+    )
+    for number, name, value, mode in lists:
+        inode = InodeId(number)
+        try:
+            found = acl.from_xattr(value)
+        except InvalidArgument as error:
+            yield "acl", inode, f"{name.decode()}: {error}"
+            continue
+        if found is None:
+            yield "acl", inode, f"{name.decode()}: without entries"
+        elif name == acl.ACCESS and found.mode != mode & acl.PERMISSION_BITS:
+            yield "acl", inode, f"mode {mode & acl.PERMISSION_BITS:o}, but its access ACL says {found.mode:o}"
+        elif name == acl.DEFAULT and not stat.S_ISDIR(mode):
+            yield "acl", inode, "default ACL of something that is no directory"
 
 
 class ChunkExpectation:

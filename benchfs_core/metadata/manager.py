@@ -22,6 +22,7 @@ from benchfs_core.errors import (
     NotPermitted,
     TooManyLinks,
 )
+from benchfs_core.metadata.acls import Acls
 from benchfs_core.metadata.database import Database
 from benchfs_core.metadata.inode_rows import COLUMNS, InodeRows, new_attributes
 from benchfs_core.metadata.marks import Marks
@@ -47,15 +48,16 @@ _READDIR = (
 
 
 class MetadataManager:
-    """The namespace of one volume; ``marks`` and ``xattrs`` are its other tables."""
+    """The namespace of one volume; ``marks``, ``xattrs`` and, in these, ``acls`` are its other tables."""
 
-    def __init__(self, database: Database, numbers: Numbers) -> None:
+    def __init__(self, database: Database, numbers: Numbers, *, acl: bool = False) -> None:
         self._database = database
         self._execute = database.execute
         self._numbers = numbers
         self._inodes = InodeRows(database)
         self.marks = Marks(database)
         self.xattrs = Xattrs(database)
+        self.acls = Acls(database, self._inodes, self.xattrs, enabled=acl)
 
     # Reading
 
@@ -117,6 +119,7 @@ class MetadataManager:
     ) -> Attributes:
         """Make an inode of any type but symlink, with its type in ``mode``, and name it.
 
+        Its permissions are those of ``mode`` less the owner's umask, or what the parent's default ACL makes of them.
         A regular file starts with its dirty mark: writing to it needs no other.
         """
         with self._database.change():
@@ -270,9 +273,15 @@ class MetadataManager:
         return one.inode, other.inode
 
     def set_attributes(self, inode: InodeId, change: AttributeChange) -> Attributes:
-        """Change mode, owner or times; return the result. NoSuchEntry if there is no such inode."""
+        """Change mode, owner or times, the access ACL in step with the mode; return the result.
+
+        Raises:
+            NoSuchEntry: no such inode.
+        """
         with self._database.change():
             self._inodes.change(inode, change)
+            if change.mode is not None:
+                self.acls.follow_mode(inode, change.mode)
         return self.get(inode)
 
     # Rules
@@ -284,8 +293,13 @@ class MetadataManager:
         is_directory = stat.S_ISDIR(mode)
         if is_directory:
             self._check_room(directory)
+        acls: list[tuple[bytes, bytes]] = []
+        if not stat.S_ISLNK(mode):
+            mode, acls = self.acls.starting_mode(directory, mode, owner.umask)
         attributes = new_attributes(self._numbers.take(), mode, owner, directory, now_ns, rdev, size)
         self._inodes.insert(attributes, parent if is_directory else None)
+        for xattr, value in acls:
+            self.xattrs.put(attributes.inode, xattr, value)
         self._add_dentry(parent, name, attributes.inode)
         self._inodes.touch_directory(parent, 1 if is_directory else 0, now_ns)
         return attributes

@@ -46,7 +46,8 @@ CREATE TABLE symlink (
     target      BLOB    NOT NULL      -- 1 to 4095 bytes
 ) STRICT;
 
--- Extended attributes. Rule: the inode exists.
+-- Extended attributes, ACLs among them (linux/posix_acl_xattr.h). Rule: the inode exists. Rule: an ACL is valid, an
+-- access ACL and the permission bits of its inode say the same, only directories have a default ACL.
 CREATE TABLE xattr (
     inode       INTEGER NOT NULL,
     name        BLOB    NOT NULL,     -- with its namespace, "user.x"; 1 to 255 bytes

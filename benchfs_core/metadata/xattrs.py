@@ -50,9 +50,7 @@ class Xattrs:
         if name not in names and sum(len(known) + 1 for known in names) + len(name) + 1 > MAX_LIST_BYTES:
             raise AttributeTooLarge(f"list of xattr names over {MAX_LIST_BYTES} bytes")
         with self._database.change():
-            self._database.execute(
-                "INSERT OR REPLACE INTO xattr (inode, name, value) VALUES (?, ?, ?)", (inode, name, value)
-            )
+            self.put(inode, name, value)
             self._touch(inode, now_ns)
 
     def remove(self, inode: InodeId, name: bytes, now_ns: int) -> None:
@@ -63,8 +61,18 @@ class Xattrs:
         """
         self.get(inode, name)
         with self._database.change():
-            self._database.execute("DELETE FROM xattr WHERE inode = ? AND name = ?", (inode, name))
+            self.drop(inode, name)
             self._touch(inode, now_ns)
+
+    def put(self, inode: InodeId, name: bytes, value: bytes) -> None:
+        """Set one attribute as part of a change that somebody else makes: no limits, no times."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO xattr (inode, name, value) VALUES (?, ?, ?)", (inode, name, value)
+        )
+
+    def drop(self, inode: InodeId, name: bytes) -> None:
+        """Remove one attribute, there or not, as part of a change that somebody else makes."""
+        self._database.execute("DELETE FROM xattr WHERE inode = ? AND name = ?", (inode, name))
 
     def _touch(self, inode: InodeId, now_ns: int) -> None:
         self._database.execute("UPDATE inode SET ctime_ns = ? WHERE inode = ?", (now_ns, inode))

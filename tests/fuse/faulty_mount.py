@@ -46,7 +46,9 @@ async def serve(source: Path, mount_point: Path, method: str) -> None:
     """Mount until unmounted."""
     async with open_volume(source, VolumeOptions()) as volume:
         faulty = cast("FileSystem", FaultyFileSystem(volume.filesystem, method))
-        pyfuse3.init(BenchFSOperations(faulty, writeback_cache=False), str(mount_point), {"default_permissions"})
+        pyfuse3.init(
+            BenchFSOperations(faulty, writeback_cache=False, acl=False), str(mount_point), {"default_permissions"}
+        )
         print("ready", flush=True)
         await pyfuse3.main()
         pyfuse3.close(unmount=True)

@@ -68,8 +68,8 @@ class UsersMount:
             directory.mkdir(exist_ok=True)
             os.chown(directory, NOBODY, NOBODY)
 
-    def mount(self) -> None:
-        run(sys.executable, "-m", "tests.fuse.user_mount", self.place, cwd=Path(__file__).parents[2])
+    def mount(self, options: str = "") -> None:
+        run(sys.executable, "-m", "tests.fuse.user_mount", self.place, options, cwd=Path(__file__).parents[2])
         self.pid = int((self.source / LOCK).read_text().splitlines()[0])
 
     def umount(self) -> subprocess.CompletedProcess[str]:
@@ -175,8 +175,9 @@ def test_a_dead_mount_that_is_mounted_over_leaves_no_registration(volumes: Volum
     assert not path.exists()
 
 
-def test_root_unmounts_a_users_mount_and_waits_for_its_daemon(users: UsersMount) -> None:
-    users.mount()
+@pytest.mark.parametrize("options", ["", "acl"])
+def test_root_unmounts_a_users_mount_and_waits_for_its_daemon(users: UsersMount, options: str) -> None:
+    users.mount(options)
     [registration] = users.registrations.iterdir()
     assert registration.name.endswith(f"-{users.pid}.json")
     assert stat.S_IMODE(users.registrations.stat().st_mode) == 0o700

@@ -380,7 +380,7 @@ def test_a_chunk_size_other_than_the_volumes_is_refused(volumes: Volumes) -> Non
 # Ending
 
 
-@pytest.mark.parametrize("sync", ["write", "fsync"])
+@pytest.mark.parametrize("sync", ["write", "fsync", "fsync,acl"])
 @pytest.mark.parametrize("way", ["SIGTERM", "SIGINT", "umount(8)", "benchfs umount"])
 def test_every_way_to_end_ends_in_order_and_keeps_everything(volumes: Volumes, way: str, sync: str) -> None:
     volume = volumes.make(f"sync={sync}", mount=False)
@@ -402,7 +402,7 @@ def test_every_way_to_end_ends_in_order_and_keeps_everything(volumes: Volumes, w
     assert_same(manifest(volume.directory), before)
 
 
-@pytest.mark.parametrize("sync", ["write", "fsync"])
+@pytest.mark.parametrize("sync", ["write", "fsync", "fsync,acl"])
 def test_a_signal_while_files_are_open_keeps_what_the_kernel_still_held(volumes: Volumes, sync: str) -> None:
     volume = volumes.make(f"sync={sync}", mount=False)
     content = os.urandom(3_000_000)
@@ -452,8 +452,9 @@ def test_a_mount_that_follows_an_unmount_at_once_waits_for_the_old_daemon(volume
     assert len(pids) == 6
 
 
-def test_a_dead_mount_is_cleared_away_and_mounted_over(volumes: Volumes) -> None:
-    volume = volumes.make()
+@pytest.mark.parametrize("options", ["", "acl"])
+def test_a_dead_mount_is_cleared_away_and_mounted_over(volumes: Volumes, options: str) -> None:
+    volume = volumes.make(options)
     fill(volume)
     before = {name: facts.content for name, facts in manifest(volume.directory, own=False).items()}
     volume.kill()

@@ -1,4 +1,4 @@
-"""``user_mount.py PLACE`` mounts PLACE/source at PLACE/mount as the user nobody; a process for tests.
+"""``user_mount.py PLACE [OPTIONS]`` mounts PLACE/source at PLACE/mount as the user nobody; a process for tests.
 
 In a mount namespace of its own, where /dev/fuse is for everybody, as on most machines. The process is root until all is
 imported, for the interpreter may lie where only root can start it. Prints what ``mount.benchfs`` prints.
@@ -40,15 +40,15 @@ def _open_fuse_to_everybody(place: Path) -> None:
         subprocess.run(command, check=True)
 
 
-def main(place: Path) -> None:
+def main(place: Path, options: str = "") -> None:
     """Mount."""
     _open_fuse_to_everybody(place)
     importlib.metadata.version("benchfs")  # imports what it needs
     os.environ.pop("XDG_RUNTIME_DIR", None)
     become_nobody()
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # /proc/self is the user's, as after any exec(2)
-    mount_main([str(place / "source"), str(place / "mount")])
+    mount_main([str(place / "source"), str(place / "mount"), "-o", options])
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

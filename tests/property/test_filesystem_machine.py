@@ -232,9 +232,9 @@ class FilesystemMachine(RuleBasedStateMachine):
                 raise NoSuchAttribute
 
         if value is None:
-            self._both(lambda: self.fs.removexattr(number, name), remove, number)
+            self._both(lambda: self.fs.xattrs.remove(number, name), remove, number)
         else:
-            self._both(lambda: self.fs.setxattr(number, name, value), lambda: xattrs.update({name: value}), number)
+            self._both(lambda: self.fs.xattrs.set(number, name, value), lambda: xattrs.update({name: value}), number)
 
     # Content
 
@@ -373,7 +373,7 @@ class FilesystemMachine(RuleBasedStateMachine):
             inode, kind = seen.inode, KINDS[stat.S_IFMT(seen.mode)]
             entries = await listing(self.fs, inode) if kind == DIRECTORY else {}
             target = await self.fs.readlink(inode) if kind == SYMLINK else b""
-            xattrs = {name: await self.fs.getxattr(inode, name) for name in await self.fs.listxattr(inode)}
+            xattrs = {name: await self.fs.xattrs.get(inode, name) for name in await self.fs.xattrs.names(inode)}
             node = Node(inode, kind, stat.S_IMODE(seen.mode), seen.link_count, target, 0, {}, xattrs)
             node.entries = {name: entry.attributes.inode for name, entry in entries.items()}
             snapshot[inode] = node.seen()

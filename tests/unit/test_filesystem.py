@@ -133,8 +133,8 @@ async def test_times_move_as_posix_says(fs: FileSystem) -> None:
         lambda: fs.link(made.inode, ROOT_INODE, b"g"),
         lambda: fs.rename(ROOT_INODE, b"g", ROOT_INODE, b"h"),
         lambda: fs.unlink(ROOT_INODE, b"h"),
-        lambda: fs.setxattr(made.inode, b"user.x", b""),
-        lambda: fs.removexattr(made.inode, b"user.x"),
+        lambda: fs.xattrs.set(made.inode, b"user.x", b""),
+        lambda: fs.xattrs.remove(made.inode, b"user.x"),
     ):
         before = await fs.getattr(made.inode)
         await act()
@@ -163,7 +163,7 @@ async def test_times_that_writes_moved_survive_a_restart(tmp_path: Path) -> None
     ],
 )
 def test_when_reading_moves_atime(mode: AtimeMode, after_change: bool, again: bool, a_day_later: bool) -> None:
-    mounting = Mounting(read_only=False, atime=mode, statvfs=lambda: pytest.fail("not asked for"))
+    mounting = Mounting(read_only=False, atime=mode, acl=False, statvfs=lambda: pytest.fail("not asked for"))
     assert mounting.moves_atime(5, 5, 5, lambda: 6) == after_change
     assert mounting.moves_atime(7, 6, 6, lambda: 8) == again
     assert mounting.moves_atime(7, 6, 6, lambda: 7 + DAY_NS) == a_day_later
@@ -188,9 +188,9 @@ async def test_reading_moves_the_atime_of_files_links_and_directories(tmp_path: 
 @pytest.mark.parametrize("name", [b"system.posix_acl_access", b"system.x", b"btrfs.x", b"user", b""])
 async def test_xattr_namespaces_that_would_promise_too_much(fs: FileSystem, name: bytes) -> None:
     for call in (
-        lambda: fs.setxattr(ROOT_INODE, name, b""),
-        lambda: fs.getxattr(ROOT_INODE, name),
-        lambda: fs.removexattr(ROOT_INODE, name),
+        lambda: fs.xattrs.set(ROOT_INODE, name, b""),
+        lambda: fs.xattrs.get(ROOT_INODE, name),
+        lambda: fs.xattrs.remove(ROOT_INODE, name),
     ):
         with pytest.raises(errors.NotSupported):
             await call()
@@ -198,9 +198,9 @@ async def test_xattr_namespaces_that_would_promise_too_much(fs: FileSystem, name
 
 async def test_xattrs_of_what_is_not_there(fs: FileSystem) -> None:
     with pytest.raises(errors.NoSuchEntry):
-        await fs.setxattr(InodeId(99), b"user.x", b"")
+        await fs.xattrs.set(InodeId(99), b"user.x", b"")
     with pytest.raises(errors.NoSuchAttribute):
-        await fs.getxattr(ROOT_INODE, b"user.x")
+        await fs.xattrs.get(ROOT_INODE, b"user.x")
 
 
 async def test_blocks_count_what_is_stored(fs: FileSystem) -> None:

@@ -34,7 +34,7 @@ class Damaged:
             await write_file(fs, b"file", b"y" * 10, offset=2 * CHUNK_SIZE)
             inodes["empty"] = (await fs.mknod(inodes["inner"], b"empty", 0o100644, OWNER)).inode
             inodes["symlink"] = (await fs.symlink(ROOT_INODE, b"symlink", b"target", OWNER)).inode
-            await fs.setxattr(inodes["file"], b"user.x", b"1")
+            await fs.xattrs.set(inodes["file"], b"user.x", b"1")
 
     def sql(self, statement: str) -> None:
         """Change the database; names in braces stand for inode numbers."""
@@ -69,6 +69,11 @@ IN_THE_DATABASE = [
     ("name of dots", "UPDATE dentry SET name = x'2e2e' WHERE inode = {empty}", {"dentry-name"}),
     ("orphan with a name", "INSERT INTO orphan VALUES ({file})", {"orphan-named"}),
     ("xattr without inode", "UPDATE xattr SET inode = 9", {"xattr-owner"}),
+    ("malformed ACL", "UPDATE xattr SET name = CAST('system.posix_acl_access' AS BLOB)", {"acl"}),
+    ("ACL and mode", "INSERT INTO xattr VALUES ({file}, CAST('system.posix_acl_access' AS BLOB),"
+     " x'0200000001000700ffffffff04000000ffffffff10000000ffffffff20000000ffffffff')", {"acl"}),
+    ("default ACL of a file", "INSERT INTO xattr VALUES ({file}, CAST('system.posix_acl_default' AS BLOB),"
+     " x'0200000001000600ffffffff04000400ffffffff20000400ffffffff')", {"acl"}),
     ("symlink's target", "DELETE FROM symlink", {"symlink"}),
     ("symlink's size", "UPDATE inode SET size = 5 WHERE inode = {symlink}", {"symlink"}),
     ("target without symlink", "INSERT INTO symlink VALUES ({file}, x'61')", {"symlink"}),

@@ -99,7 +99,7 @@ async def test_a_removed_directory_goes_from_the_database(tmp_path: Path) -> Non
     async with open_test_volume(tmp_path / "v") as volume:
         fs = volume.filesystem
         made = await fs.mkdir(ROOT_INODE, b"d", 0o755, OWNER)
-        await fs.setxattr(made.inode, b"user.x", b"1")
+        await fs.xattrs.set(made.inode, b"user.x", b"1")
         await fs.rmdir(ROOT_INODE, b"d")
         assert (await fs.getattr(made.inode)).link_count == 0
         await fs.forget(made.inode, 1)

@@ -182,8 +182,8 @@ async def test_read_only_changes_nothing(source: Path) -> None:
             lambda: fs.link(inode, ROOT_INODE, b"g"),
             lambda: fs.unlink(ROOT_INODE, b"f"),
             lambda: fs.rename(ROOT_INODE, b"f", ROOT_INODE, b"g"),
-            lambda: fs.setxattr(inode, b"user.x", b""),
-            lambda: fs.removexattr(inode, b"user.x"),
+            lambda: fs.xattrs.set(inode, b"user.x", b""),
+            lambda: fs.xattrs.remove(inode, b"user.x"),
         ):
             with pytest.raises(VolumeReadOnly):
                 await call()

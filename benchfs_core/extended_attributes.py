@@ -1,0 +1,77 @@
+"""Extended attributes and POSIX ACLs of inodes, as xattr(7) and acl(5) have them.
+
+Imports the layers below it. Part of ``FileSystem``, which hands it out as ``xattrs``. Who may see or set what is the
+front end's matter (in FUSE the kernel's). Invariant: without ACLs enabled none can be seen or set: stored without being
+enforced they would promise what is not kept.
+"""
+
+from __future__ import annotations
+
+from benchfs_core import acl
+from benchfs_core.changes import Changes
+from benchfs_core.errors import NotSupported
+from benchfs_core.metadata.manager import MetadataManager
+from benchfs_core.types import InodeId
+
+_NAMESPACES = (b"user.", b"trusted.", b"security.")
+_ACLS = (acl.ACCESS, acl.DEFAULT)
+
+
+class ExtendedAttributes:
+    """The extended attributes of one mounted volume; ``acl_enabled`` says whether ACLs are among them."""
+
+    def __init__(self, metadata: MetadataManager, changes: Changes, *, acl_enabled: bool) -> None:
+        self._metadata = metadata
+        self._changes = changes
+        self._acl_enabled = acl_enabled
+
+    async def get(self, inode: InodeId, name: bytes) -> bytes:
+        """The value of one attribute (getxattr(2)). NoSuchAttribute, NotSupported."""
+        self._check_namespace(name)
+        return self._metadata.xattrs.get(inode, name)
+
+    async def set(self, inode: InodeId, name: bytes, value: bytes, *, drop_setgid: bool = False) -> None:
+        """Set or replace an attribute (setxattr(2)); an access ACL changes the mode with it.
+
+        Args:
+            inode: whose.
+            name: with its namespace.
+            value: up to 64 KiB.
+            drop_setgid: for an access ACL: that its owner is not in the file's group, and loses S_ISGID (chmod(2)).
+
+        Raises:
+            NotSupported: a namespace that there is not.
+            InvalidArgument: an ACL that is malformed.
+            AttributeTooLarge: the value, or the list of names, would pass its limit.
+        """
+        self._check_namespace(name)
+        await self._changes.allowed()
+        self._metadata.get(inode)
+        now_ns = self._changes.now_ns()
+        if name == acl.ACCESS:
+            self._metadata.acls.set_access(inode, value, now_ns, drop_setgid=drop_setgid)
+        elif name == acl.DEFAULT:
+            self._metadata.acls.set_default(inode, value, now_ns)
+        else:
+            self._metadata.xattrs.set(inode, name, value, now_ns)
+        self._changes.made(inode, now_ns)
+
+    async def names(self, inode: InodeId) -> list[bytes]:
+        """Names of all attributes (listxattr(2))."""
+        names = self._metadata.xattrs.names(inode)
+        return names if self._acl_enabled else [name for name in names if name not in _ACLS]
+
+    async def remove(self, inode: InodeId, name: bytes) -> None:
+        """Remove an attribute (removexattr(2)). NoSuchAttribute, but not for ACLs, as on ext4."""
+        self._check_namespace(name)
+        await self._changes.allowed()
+        now_ns = self._changes.now_ns()
+        if name in _ACLS:
+            self._metadata.acls.remove(inode, name, now_ns)
+        else:
+            self._metadata.xattrs.remove(inode, name, now_ns)
+        self._changes.made(inode, now_ns)
+
+    def _check_namespace(self, name: bytes) -> None:
+        if not (name.startswith(_NAMESPACES) or (self._acl_enabled and name in _ACLS)):
+            raise NotSupported(f"xattr namespace of {name!r}")
