@@ -1,0 +1,168 @@
+"""System calls that Python has no name for, and the table of all calls that take a path.
+
+Every function here raises OSError with the call's errno, as those of ``os`` do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+from collections.abc import Callable
+
+NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
+"""Flags of renameat2(2)."""
+
+UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
+"""In place of nanoseconds (utimensat(2))."""
+
+_AT_FDCWD, _AT_SYMLINK_NOFOLLOW = -100, 0x100
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def renameat2(old: str, new: str, flags: int) -> None:
+    """renameat2(2)."""
+    _checked(_libc.renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flags))
+
+
+def access(name: str, mode: int = os.F_OK) -> None:
+    """access(2), which Python answers with a bool."""
+    _checked(_libc.access(os.fsencode(name), mode))
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+def utimensat(name: str | int, atime: tuple[int, int], mtime: tuple[int, int], *, follow: bool = True) -> None:
+    """utimensat(2), or futimens(3) of a descriptor; each time in seconds and nanoseconds or UTIME_*."""
+    times = (_Timespec * 2)(_Timespec(*atime), _Timespec(*mtime))
+    flags = 0 if follow else _AT_SYMLINK_NOFOLLOW
+    if isinstance(name, int):
+        _checked(_libc.futimens(name, times))
+    else:
+        _checked(_libc.utimensat(_AT_FDCWD, os.fsencode(name), times, flags))
+
+
+def fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2)."""
+    _checked(_libc.fallocate(descriptor, mode, ctypes.c_long(offset), ctypes.c_long(length)))
+
+
+def write_from_nothing(descriptor: int, length: int) -> int:
+    """write(2) from an address that is not ours."""
+    return _checked(_libc.write(descriptor, ctypes.c_void_p(8), ctypes.c_size_t(length)))
+
+
+def xattr_size(name: str, attribute: str, room: int) -> int:
+    """getxattr(2) into ``room`` bytes; the size it returns."""
+    buffer = ctypes.create_string_buffer(max(room, 1))
+    return _checked(_libc.getxattr(os.fsencode(name), attribute.encode(), buffer, ctypes.c_size_t(room)))
+
+
+def list_size(name: str, room: int) -> int:
+    """listxattr(2) into ``room`` bytes; the size it returns."""
+    buffer = ctypes.create_string_buffer(max(room, 1))
+    return _checked(_libc.listxattr(os.fsencode(name), buffer, ctypes.c_size_t(room)))
+
+
+class _Dirent(ctypes.Structure):
+    _fields_ = (
+        ("inode", ctypes.c_uint64),
+        ("offset", ctypes.c_int64),
+        ("length", ctypes.c_uint16),
+        ("type", ctypes.c_uint8),
+        ("name", ctypes.c_char * 256),
+    )
+
+
+class DirectoryStream:
+    """opendir(3), readdir(3), telldir(3), seekdir(3), rewinddir(3), closedir(3)."""
+
+    def __init__(self, name: str) -> None:
+        _libc.opendir.restype = ctypes.c_void_p
+        _libc.readdir.restype = ctypes.POINTER(_Dirent)
+        _libc.telldir.restype = ctypes.c_long
+        address = _libc.opendir(os.fsencode(name))
+        if not address:
+            _checked(-1)
+        self._stream = ctypes.c_void_p(address)
+
+    def __enter__(self) -> DirectoryStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _libc.closedir(self._stream)
+
+    def read(self) -> tuple[bytes, int, int] | None:
+        """The next entry: name, inode, type; None at the end."""
+        ctypes.set_errno(0)
+        entry = _libc.readdir(self._stream)
+        if not entry:
+            if ctypes.get_errno():
+                _checked(-1)
+            return None
+        return entry.contents.name, entry.contents.inode, entry.contents.type
+
+    def rest(self) -> list[bytes]:
+        """Names of all entries that are still to come."""
+        names = []
+        while (entry := self.read()) is not None:
+            names.append(entry[0])
+        return names
+
+    def tell(self) -> int:
+        """Where the next entry is."""
+        return int(_libc.telldir(self._stream))
+
+    def seek(self, place: int) -> None:
+        """Go back to where ``tell`` was."""
+        _libc.seekdir(self._stream, ctypes.c_long(place))
+
+    def rewind(self) -> None:
+        """Start again."""
+        _libc.rewinddir(self._stream)
+
+
+PATH_CALLS: dict[str, Callable[[str], object]] = {
+    "open": lambda path: os.close(os.open(path, os.O_RDONLY)),
+    "open O_CREAT": lambda path: os.close(os.open(path, os.O_CREAT | os.O_WRONLY)),
+    "mkdir": lambda path: os.mkdir(path),
+    "mkfifo": lambda path: os.mkfifo(path),
+    "mknod": lambda path: os.mknod(path, stat.S_IFREG | 0o644),
+    "symlink": lambda path: os.symlink("target", path),
+    "link from": lambda path: os.link(path, "new", follow_symlinks=True),
+    "link to": lambda path: os.link("existing", path),
+    "rename from": lambda path: os.rename(path, "new"),
+    "rename to": lambda path: os.rename("existing", path),
+    "unlink": lambda path: os.unlink(path),
+    "rmdir": lambda path: os.rmdir(path),
+    "chmod": lambda path: os.chmod(path, 0o644),
+    "chown": lambda path: os.chown(path, 0, 0),
+    "lchown": lambda path: os.lchown(path, 0, 0),
+    "truncate": lambda path: os.truncate(path, 0),
+    "utimensat": lambda path: os.utime(path),
+    "stat": lambda path: os.stat(path),
+    "lstat": lambda path: os.lstat(path),
+    "access": lambda path: access(path),
+    "readlink": lambda path: os.readlink(path),
+    "statvfs": lambda path: os.statvfs(path),
+    "chdir": lambda path: os.chdir(path),
+    "opendir": lambda path: os.listdir(path),
+    "setxattr": lambda path: os.setxattr(path, "user.name", b"value"),
+    "getxattr": lambda path: os.getxattr(path, "user.name"),
+    "listxattr": lambda path: os.listxattr(path),
+    "removexattr": lambda path: os.removexattr(path, "user.name"),
+    "execve": lambda path: os.execv(path, [path]),
+}
+"""Every call that takes a path, by name. ``existing`` is a file to link or rename from."""
+
+MAKERS = ("open O_CREAT", "mkdir", "mkfifo", "mknod", "symlink", "link to", "rename to")
+"""Those that make the name that they are given."""

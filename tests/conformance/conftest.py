@@ -1,0 +1,91 @@
+"""Runs each row of a module's table on ext4 and on a mount of BenchFS in each mode; a mount serves all rows."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.world import Place, Rules, World
+from tests.support.mounting import run, volumes_in
+
+_numbers = itertools.count(1)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for each row."""
+    if "rule" in metafunc.fixturenames:
+        rules: Rules = metafunc.module.rules
+        metafunc.parametrize("rule", rules, ids=[rule.name.replace(" ", "-") for rule in rules])
+
+
+@contextlib.contextmanager
+def native_in(directory: Path, options: str = "") -> Iterator[Place]:
+    """An ext4 directory: ``directory`` if it is on ext4, else a filesystem in a file, mounted there.
+
+    With ``options`` it is a mount of its own in either case, with these options.
+    """
+    mounts = 0
+    try:
+        if _type_of(directory) != "ext4":
+            image = directory.with_suffix(".image")
+            with image.open("xb") as stream:
+                stream.truncate(4 << 30)
+            run("mkfs.ext4", "-q", image)
+            run("mount", "-o", "loop", image, directory)
+            mounts += 1
+        if options:
+            run("mount", "--bind", directory, directory)
+            mounts += 1
+            run("mount", "-o", f"remount,bind,{options}", directory)
+        yield Place(directory)
+    finally:
+        for _ in range(mounts):
+            run("umount", directory)
+        shutil.rmtree(directory)
+
+
+def _type_of(directory: Path) -> str:
+    return subprocess.run(
+        ["findmnt", "-no", "FSTYPE", "-T", directory], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+@pytest.fixture(scope="session", params=["ext4", "write", "fsync"])
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """Where rows act."""
+    directory = tmp_path_factory.mktemp(f"conformance-{request.param}")
+    if request.param == "ext4":
+        with native_in(directory) as native:
+            yield native
+    else:
+        with volumes_in(directory) as volumes:
+            volume = volumes.make(f"sync={request.param}", options="chunk_size=64K")
+            yield Place(volume.directory, volume)
+
+
+@contextlib.contextmanager
+def world_in(place: Place) -> Iterator[World]:
+    """A fresh directory, as working directory."""
+    top = place.directory / str(next(_numbers))
+    top.mkdir()
+    top.chmod(0o777)
+    umask = os.umask(0o022)
+    try:
+        with contextlib.chdir(top):
+            yield World(place, top)
+    finally:
+        os.umask(umask)
+
+
+@pytest.fixture
+def world(place: Place) -> Iterator[World]:
+    """Where one row acts."""
+    with world_in(place) as world:
+        yield world
