@@ -70,16 +70,24 @@ class Need:
     prepare: Callable[[], object] = lambda: None
 
 
-def in_directory(*kinds: str) -> Callable[[], None]:
+def in_directory(*kinds: str, mode: int | None = None) -> Callable[[], None]:
     """Entries that the directory ``x`` is to have, called by their types; and a file beside it."""
 
     def prepare() -> None:
         for kind in kinds:
             make(f"x/{kind}", kind)
+            if mode is not None:
+                os.chmod(f"x/{kind}", mode)
         make("beside", "file")
         os.chmod("beside", 0o666)
 
     return prepare
+
+
+def _fresh_attribute() -> None:
+    for name in os.listxattr("x"):
+        os.removexattr("x", name)
+    os.setxattr("x", "user.name", b"")
 
 
 NEEDS = {
@@ -91,13 +99,7 @@ NEEDS = {
     "truncate": Need(2, lambda: os.truncate("x", 0)),
     "utimensat with both times now": Need(2, lambda: os.utime("x"), "fifo"),
     "setxattr": Need(2, lambda: os.setxattr("x", "user.name", b"")),
-    "removexattr": Need(
-        2,
-        lambda: os.removexattr("x", "user.name"),
-        prepare=lambda: (
-            [os.removexattr("x", name) for name in os.listxattr("x")] + [os.setxattr("x", "user.name", b"")]
-        ),
-    ),
+    "removexattr": Need(2, lambda: os.removexattr("x", "user.name"), prepare=lambda: _fresh_attribute()),
     "getxattr": Need(4, lambda: os.getxattr("x", "user.name"), prepare=lambda: os.setxattr("x", "user.name", b"")),
     "execve": Need(1, lambda: execute("./x"), prepare=lambda: program("x")),
     "open a fifo": Need(6, lambda: opened("x", os.O_RDWR), "fifo"),
@@ -108,9 +110,7 @@ NEEDS = {
     "opendir": Need(4, lambda: os.listdir("x"), "dir"),
     "chdir": Need(1, lambda: os.chdir("x"), "dir"),
     "stat of an entry": Need(1, lambda: os.stat("x/file"), "dir", in_directory("file")),
-    "utimensat of an entry": Need(
-        1, lambda: os.utime("x/file"), "dir", lambda: (in_directory("file")(), os.chmod("x/file", 0o777))
-    ),
+    "utimensat of an entry": Need(1, lambda: os.utime("x/file"), "dir", in_directory("file", mode=0o777)),
     "readlink of an entry": Need(1, lambda: os.readlink("x/symlink"), "dir", in_directory("symlink")),
     "open O_CREAT of a new entry": Need(3, lambda: opened("x/new", os.O_CREAT | os.O_WRONLY), "dir"),
     "mkdir": Need(3, lambda: os.mkdir("x/new"), "dir"),
