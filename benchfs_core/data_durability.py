@@ -19,14 +19,17 @@ import trio
 from benchfs_core.chunks.store import ChunkStore
 from benchfs_core.errors import FlushFailed
 from benchfs_core.inodes import ActiveInode
-from benchfs_core.layout import cut_at
+from benchfs_core.layout import Cut, cut_at
 from benchfs_core.metadata.group_commit import GroupCommit
 from benchfs_core.metadata.marks import Marks
 from benchfs_core.shared_flush import SharedFlush
-from benchfs_core.types import ChunkIndex, SyncMode
+from benchfs_core.types import BLOCK_BYTES, ChunkIndex, ChunkInfo, SyncMode
 
 FLUSHES_AT_ONCE = 32
 """Most chunks of one file flushed at the same time."""
+
+_PAGE_BYTES = 4096
+"""What filesystems commonly allocate at once."""
 
 
 class DataDurability:
@@ -123,13 +126,23 @@ class DataDurability:
         return True
 
     async def refresh_blocks(self, node: ActiveInode) -> None:
-        """Bring ``node.blocks`` up to date, by asking about the chunks that changed since the file was clean."""
-        writes, written = node.writes, sorted(node.written)
-        chunks = await self._store.stat_chunks(node.inode, written)
-        void_from = node.rows_void_from
+        """Bring ``node.blocks`` up to date, by asking about the chunks that changed since the file was clean.
+
+        A cut that is still to be made counts as made: whoever asks may keep the answer.
+        """
+        writes, void_from = node.writes, node.rows_void_from
+        cut = None if node.cut.pending is None else cut_at(node.cut.pending, self._chunk_size)
+        changed = set(node.written)
+        if cut is not None:
+            void_from = cut.first_deleted if void_from is None else min(void_from, cut.first_deleted)
+            changed = {index for index in changed if index < cut.first_deleted}
+            if cut.boundary is not None:
+                changed.add(cut.boundary)
+        chunks = await self._store.stat_chunks(node.inode, sorted(changed))
         base = node.clean_blocks if void_from is None else self._marks.blocks_below(node.inode, void_from)
-        changed = [index for index in written if void_from is None or index < void_from]
-        node.blocks = base - self._marks.blocks_of(node.inode, changed) + sum(chunk.blocks for chunk in chunks)
+        rows = [index for index in sorted(changed) if void_from is None or index < void_from]
+        found = sum(chunk.blocks if cut is None else _blocks_left(chunk, cut) for chunk in chunks)
+        node.blocks = base - self._marks.blocks_of(node.inode, rows) + found
         node.blocks_at_write = writes
 
     def store_times(self, node: ActiveInode) -> None:
@@ -220,3 +233,11 @@ class DataDurability:
                     nursery.start_soon(work)
         if errors:
             raise errors[0]
+
+
+def _blocks_left(chunk: ChunkInfo, cut: Cut) -> int:
+    """Blocks that the chunk will have when ``cut`` has been made."""
+    if chunk.chunk_index != cut.boundary:
+        return chunk.blocks
+    pages = -(-cut.boundary_length // _PAGE_BYTES)
+    return min(chunk.blocks, pages * (_PAGE_BYTES // BLOCK_BYTES))

@@ -257,3 +257,16 @@ async def test_fsync_after_a_cut_that_touched_no_chunk(sync: SyncMode) -> None:
             await rig.io.fsync(node, datasync=False)
         assert rig.recorded_cut(node) is None
         assert rig.metadata.get(node.inode).size == CHUNK_SIZE
+
+
+@pytest.mark.parametrize("sync", SyncMode)
+async def test_a_truncate_answers_with_the_space_that_is_left(tmp_path: Path, sync: SyncMode) -> None:
+    """It answered with the space before, which the kernel then showed for as long as it knew the file."""
+    async with open_test_volume(tmp_path / "v", sync) as volume:
+        fs = volume.filesystem
+        inode = await write_file(fs, b"file", bytes(3 * CHUNK_SIZE))
+        for size in (2 * CHUNK_SIZE + 5000, 2 * CHUNK_SIZE, 4096, 0):
+            attributes = await fs.setattr(inode, AttributeChange(), size)
+            assert attributes.blocks * 512 == -(-size // 4096) * 4096
+            await fs.sync()
+            assert (await fs.getattr(inode)).blocks == attributes.blocks
