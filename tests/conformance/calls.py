@@ -16,7 +16,7 @@ NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 """In place of nanoseconds (utimensat(2))."""
 
-_AT_FDCWD, _AT_SYMLINK_NOFOLLOW = -100, 0x100
+_AT_FDCWD, _AT_SYMLINK_NOFOLLOW, _AT_SYMLINK_FOLLOW = -100, 0x100, 0x400
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -30,6 +30,11 @@ def _checked(result: int) -> int:
 def renameat2(old: str, new: str, flags: int) -> None:
     """renameat2(2)."""
     _checked(_libc.renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flags))
+
+
+def link_followed(old: str, new: str) -> None:
+    """linkat(2) with AT_SYMLINK_FOLLOW, which not every Python asks for when told to follow."""
+    _checked(_libc.linkat(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), _AT_SYMLINK_FOLLOW))
 
 
 def access(name: str, mode: int = os.F_OK) -> None:
@@ -138,7 +143,7 @@ PATH_CALLS: dict[str, Callable[[str], object]] = {
     "mkfifo": lambda path: os.mkfifo(path),
     "mknod": lambda path: os.mknod(path, stat.S_IFREG | 0o644),
     "symlink": lambda path: os.symlink("target", path),
-    "link from": lambda path: os.link(path, "new", follow_symlinks=True),
+    "link from": lambda path: os.link(path, "new", follow_symlinks=False),
     "link to": lambda path: os.link("existing", path),
     "rename from": lambda path: os.rename(path, "new"),
     "rename to": lambda path: os.rename("existing", path),
@@ -160,7 +165,7 @@ PATH_CALLS: dict[str, Callable[[str], object]] = {
     "getxattr": lambda path: os.getxattr(path, "user.name"),
     "listxattr": lambda path: os.listxattr(path),
     "removexattr": lambda path: os.removexattr(path, "user.name"),
-    "execve": lambda path: os.execv(path, [path]),
+    "execve": lambda path: os.execv(path, ["program"]),
 }
 """Every call that takes a path, by name. ``existing`` is a file to link or rename from."""
 

@@ -31,6 +31,7 @@ def native_in(directory: Path, options: str = "") -> Iterator[Place]:
 
     With ``options`` it is a mount of its own in either case, with these options.
     """
+    directory.mkdir(exist_ok=True)
     mounts = 0
     try:
         if _type_of(directory) != "ext4":

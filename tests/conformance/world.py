@@ -106,6 +106,11 @@ class Place:
     volume: MountedVolume | None = None
     """None: native."""
 
+    @property
+    def writeback(self) -> bool:
+        """Whether the kernel keeps written pages, sizes and times of files to itself for a while."""
+        return self.volume is not None and "sync=fsync" in self.volume.options
+
 
 @dataclass(frozen=True, slots=True)
 class World:
