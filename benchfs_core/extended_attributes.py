@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from benchfs_core import acl
 from benchfs_core.changes import Changes
-from benchfs_core.errors import NotSupported
+from benchfs_core.errors import InvalidArgument, NotSupported
 from benchfs_core.metadata.manager import MetadataManager
 from benchfs_core.types import InodeId
 
@@ -26,7 +26,7 @@ class ExtendedAttributes:
         self._acl_enabled = acl_enabled
 
     async def get(self, inode: InodeId, name: bytes) -> bytes:
-        """The value of one attribute (getxattr(2)). NoSuchAttribute, NotSupported."""
+        """The value of one attribute (getxattr(2)). NoSuchAttribute, NotSupported, InvalidArgument."""
         self._check_namespace(name)
         return self._metadata.xattrs.get(inode, name)
 
@@ -41,7 +41,7 @@ class ExtendedAttributes:
 
         Raises:
             NotSupported: a namespace that there is not.
-            InvalidArgument: an ACL that is malformed.
+            InvalidArgument: an ACL that is malformed, a namespace without a name.
             AttributeTooLarge: the value, or the list of names, would pass its limit.
         """
         self._check_namespace(name)
@@ -75,3 +75,5 @@ class ExtendedAttributes:
     def _check_namespace(self, name: bytes) -> None:
         if not (name.startswith(_NAMESPACES) or (self._acl_enabled and name in _ACLS)):
             raise NotSupported(f"xattr namespace of {name!r}")
+        if name in _NAMESPACES:
+            raise InvalidArgument(f"{name!r} is a namespace without a name")
