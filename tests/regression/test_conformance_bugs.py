@@ -29,3 +29,18 @@ def test_a_bare_namespace_is_no_attribute(volumes: Volumes, namespace: str) -> N
         with pytest.raises(OSError) as failure:
             action(file, namespace)
         assert failure.value.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize("sync", ["write", "fsync"])
+@pytest.mark.parametrize("left", [0, 1, 7419, 65536, 65537])
+def test_what_truncate_cut_off_takes_no_blocks(volumes: Volumes, sync: str, left: int) -> None:
+    file = volumes.make(f"sync={sync}", options="chunk_size=65536").directory / "file"
+    with file.open("wb") as stream:
+        stream.write(b"x" * 3 * 65536)
+        stream.flush()
+        assert os.fstat(stream.fileno()).st_size == 3 * 65536
+        os.truncate(file, left)
+        assert os.fstat(stream.fileno()).st_blocks * 512 <= -(-left // 4096) * 4096
+    status = file.stat()
+    assert status.st_blocks * 512 <= -(-left // 4096) * 4096
+    assert (status.st_blocks > 0) == (left > 0)
