@@ -1,0 +1,335 @@
+"""The state machine: each step is one system call of one user, in a tree on ext4 and in a tree on BenchFS.
+
+Imports this package. Both must answer alike: result or errno, and afterwards, for every inode, what the table does not
+name. Some examples look at everything after each step, others only at the end, for looking renews what the kernel
+caches.
+
+Not compared                 | because
+-----------------------------|-----------------------------------------------------------------------------------------
+inode and device numbers     | each filesystem has its own; which names share an inode, and d_ino = st_ino, is compared
+size, blocks of directories  | ext4 shows the blocks that its entries take; ours take none, and show 0
+number of blocks             | allocation differs; some or none is compared, and that they do not pass the size
+blocks of files held open    | in sync=fsync only: the kernel holds written data, and we have no blocks for it yet
+atime of a regular file,     | the kernel answers reads from its page cache without telling a FUSE filesystem, so only
+ if a read moved it on ext4  | reads of what is not cached move it; a move that ext4 does not make is a difference
+setgid without execution for | Linux drops it too when a user outside the group writes, but the kernel does not ask FUSE
+ the group, on regular files | filesystems to: it may stay
+nanoseconds                  | stamps come from clocks of different fineness; the step that made a stamp is compared
+positions in directories     | telldir(3) cookies mean something to their own filesystem only
+RENAME_WHITEOUT              | refused with EINVAL, as filesystems do that cannot be an overlay's upper layer
+O_TMPFILE, fallocate,        | pyfuse3 has no handler for them: the kernel answers EOPNOTSUPP, and
+ SEEK_HOLE and SEEK_DATA     | lseek as if there were no holes
+O_DIRECT                     | ext4 asks for alignment to the disk's blocks, we do not
+times after 2446             | ext4's last moment; ours are 64 bits
+xattrs over some 800 bytes   | ext4 keeps them in the inode and one block, and answers ENOSPC beyond that
+XATTR_CREATE together with   | pyfuse3 looks at XATTR_CREATE first and hands no flags on; nothing uses the two together
+ XATTR_REPLACE               |
+system.* xattrs              | ACLs are refused unless the mount has them
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable
+from typing import ClassVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from tests.differential import calls
+from tests.differential import strategies as draw
+from tests.differential.client import Worker
+from tests.differential.judge import Judge, short
+from tests.differential.protocol import Outcome, User
+from tests.differential.strategies import Place
+
+MAX_OPEN = 5
+READS = {"read", "pread", "sendfile", "map_and_read", "map_and_write"}
+SLOT = st.integers(0, MAX_OPEN - 1)
+FOLLOW = st.booleans()
+
+
+class Steps(RuleBasedStateMachine):
+    """One example: a pair of trees, and what has been done to them. Rules are in the classes below."""
+
+    worker: ClassVar[Worker]
+    blocks_while_open: ClassVar[bool]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.judge = Judge(blocks_while_open=self.blocks_while_open)
+        self.judge.calendar.add(*self.worker.begin())
+        self.umask = 0o022
+        self.open: list[int] = []
+        self.slots = 0
+        self.watched = False
+        self.differs = False
+        self.known = self.worker.known()
+        self.log: list[str] = []
+
+    @initialize(watched=st.booleans())
+    def populate(self, watched: bool) -> None:
+        """Something to begin with."""
+        self.watched = watched
+        self.step(draw.ALICE, "mkdir", b"d", 0o777)
+        self.step(draw.ALICE, "mknod", b"a", stat.S_IFREG | 0o666, 0)
+        self.step(draw.ROOT, "mknod", b"d/b", stat.S_IFREG | 0o666, 0)
+        self.step(draw.BOB, "symlink", b"d/b", b"c")
+
+    def at(self, place: Place) -> bytes:
+        return place.resolve(self.known)
+
+    def step(self, user: User, name: str, *arguments: object) -> Outcome:
+        """Run one call in both trees; both must answer alike and look alike afterwards. ext4's answer."""
+        step = self.worker.step(user, self.umask, name, arguments)
+        number = len(self.log) + 1
+        native, mounted = step.outcomes
+        shown = ", ".join(map(short, arguments))
+        self.log.append(f"{number}: uid {user.uid} umask {self.umask:o} {name}({shown}): {native.error or 'done'}")
+        self.judge.calendar.add(step.start_ns, step.end_ns, reads=name in READS)
+        self.agree(self.judge.outcomes(native, mounted))
+        if self.watched:
+            looked = self.worker.look()
+            self.agree(self.judge.looked(looked, is_open=bool(self.open)))
+            self.known = [(path, status.mode) for path, status, _ in looked]
+        elif not native.error:
+            self.known = self.worker.known()
+        return native
+
+    def agree(self, problems: Iterable[str]) -> None:
+        found = list(problems)
+        if found:
+            self.differs = True
+            raise AssertionError("\n".join(["ext4 and BenchFS differ:", *found, "after", *self.log]))
+
+    def teardown(self) -> None:
+        try:
+            if not self.differs:  # otherwise this would be told instead
+                self.agree(self.judge.everything(*self.worker.everything(), is_open=bool(self.open)))
+        finally:
+            self.worker.end()
+
+
+class NameRules(Steps):
+    """Making, moving and removing names."""
+
+    @rule(user=draw.USERS, place=draw.NEW, mode=draw.MODES)
+    def mkdir(self, user: User, place: Place, mode: int) -> None:
+        self.step(user, "mkdir", self.at(place), mode)
+
+    @rule(user=draw.USERS, place=draw.ANY)
+    def rmdir(self, user: User, place: Place) -> None:
+        self.step(user, "rmdir", self.at(place))
+
+    @rule(user=draw.USERS, place=draw.ANY)
+    def unlink(self, user: User, place: Place) -> None:
+        self.step(user, "unlink", self.at(place))
+
+    @rule(user=draw.USERS, old=draw.EXISTING, new=draw.ANY, flags=st.sampled_from([0, calls.AT_SYMLINK_FOLLOW]))
+    def link(self, user: User, old: Place, new: Place, flags: int) -> None:
+        self.step(user, "link", self.at(old), self.at(new), flags)
+
+    @rule(user=draw.USERS, content=draw.TARGETS, place=draw.ANY)
+    def symlink(self, user: User, content: bytes, place: Place) -> None:
+        self.step(user, "symlink", content, self.at(place))
+
+    @rule(user=draw.USERS, place=draw.ANY)
+    def readlink(self, user: User, place: Place) -> None:
+        self.step(user, "readlink", self.at(place))
+
+    @rule(user=draw.USERS, old=draw.EXISTING, new=draw.ANY)
+    def rename(self, user: User, old: Place, new: Place) -> None:
+        self.step(user, "rename", self.at(old), self.at(new))
+
+    @rule(
+        user=draw.USERS,
+        old=draw.EXISTING,
+        new=draw.ANY,
+        flags=st.sampled_from([calls.RENAME_EXCHANGE, calls.RENAME_NOREPLACE, 3, 8]),
+    )
+    def renameat2(self, user: User, old: Place, new: Place, flags: int) -> None:
+        self.step(user, "renameat2", self.at(old), self.at(new), flags)
+
+    @rule(user=draw.USERS, place=draw.ANY, kind=draw.TYPES, mode=draw.MODES, device=draw.DEVICES)
+    def mknod(self, user: User, place: Place, kind: int, mode: int, device: int) -> None:
+        self.step(user, "mknod", self.at(place), kind | mode, device)
+
+    @rule(user=draw.USERS, place=draw.ANY)
+    def listing(self, user: User, place: Place) -> None:
+        self.step(user, "listing", self.at(place))
+
+    @rule(user=draw.USERS, place=draw.ANY, repeat=st.sampled_from([2045, 2046, 2047, 2048]))
+    def long_path(self, user: User, place: Place, repeat: int) -> None:
+        path = self.at(place)
+        self.step(user, "lstat", b"./" * (repeat - len(path) // 2) + path)
+
+
+class AttributeRules(Steps):
+    """Modes, owners, times, sizes and extended attributes, by path."""
+
+    @rule(umask=draw.UMASKS)
+    def set_umask(self, umask: int) -> None:
+        self.umask = umask
+
+    @rule(user=draw.USERS, place=draw.ANY, call=st.sampled_from(["stat", "lstat", "statfs", "access_all_ways"]))
+    def ask(self, user: User, place: Place, call: str) -> None:
+        self.step(user, call, self.at(place))
+
+    @rule(
+        user=draw.USERS,
+        place=draw.ANY,
+        mode=st.integers(0, 7),
+        flags=st.sampled_from([0, calls.AT_EACCESS, calls.AT_SYMLINK_NOFOLLOW]),
+    )
+    def access(self, user: User, place: Place, mode: int, flags: int) -> None:
+        self.step(user, "access", self.at(place), mode, flags)
+
+    @rule(user=draw.USERS, place=draw.ANY, mode=draw.MODES)
+    def chmod(self, user: User, place: Place, mode: int) -> None:
+        self.step(user, "chmod", self.at(place), mode)
+
+    @rule(user=draw.USERS, place=draw.ANY, call=st.sampled_from(["chown", "lchown"]), uid=draw.IDS, gid=draw.IDS)
+    def chown(self, user: User, place: Place, call: str, uid: int, gid: int) -> None:
+        self.step(user, call, self.at(place), uid, gid)
+
+    @rule(user=draw.USERS, place=draw.ANY, times=draw.TIMES, flags=st.sampled_from([0, calls.AT_SYMLINK_NOFOLLOW]))
+    def utimensat(self, user: User, place: Place, times: tuple[calls.Moment, calls.Moment] | None, flags: int) -> None:
+        self.step(user, "utimensat", self.at(place), times, flags)
+
+    @rule(user=draw.USERS, place=draw.ANY, size=draw.SIZES)
+    def truncate(self, user: User, place: Place, size: int) -> None:
+        self.step(user, "truncate", self.at(place), size)
+
+    @rule(
+        user=draw.USERS,
+        place=draw.EXISTING,
+        name=draw.XATTR_NAMES,
+        value=draw.XATTR_VALUES,
+        flags=draw.XATTR_FLAGS,
+        follow=FOLLOW,
+    )
+    def setxattr(self, user: User, place: Place, name: bytes, value: bytes, flags: int, follow: bool) -> None:
+        self.step(user, "setxattr", self.at(place), name, value, flags, follow)
+
+    @rule(user=draw.USERS, place=draw.EXISTING, name=draw.XATTR_NAMES, size=draw.XATTR_SIZES, follow=FOLLOW)
+    def getxattr(self, user: User, place: Place, name: bytes, size: int, follow: bool) -> None:
+        self.step(user, "getxattr", self.at(place), name, size, follow)
+
+    @rule(user=draw.USERS, place=draw.EXISTING, size=draw.XATTR_SIZES, follow=FOLLOW)
+    def listxattr(self, user: User, place: Place, size: int, follow: bool) -> None:
+        self.step(user, "listxattr", self.at(place), size, follow)
+
+    @rule(user=draw.USERS, place=draw.EXISTING, name=draw.XATTR_NAMES, follow=FOLLOW)
+    def removexattr(self, user: User, place: Place, name: bytes, follow: bool) -> None:
+        self.step(user, "removexattr", self.at(place), name, follow)
+
+
+class HandleRules(Steps):
+    """Descriptors that stay open, used by any user, whoever opened them."""
+
+    def slot(self, pick: int) -> int:
+        return self.open[pick % len(self.open)]
+
+    @precondition(lambda self: len(self.open) < MAX_OPEN)
+    @rule(user=draw.USERS, place=draw.ANY, flags=draw.OPEN_FLAGS, mode=draw.MODES)
+    def open_file(self, user: User, place: Place, flags: int, mode: int) -> None:
+        self._opened(user, "open", self.at(place), flags, mode)
+
+    @precondition(lambda self: 0 < len(self.open) < MAX_OPEN)
+    @rule(pick=SLOT)
+    def dup(self, pick: int) -> None:
+        slot, self.slots = self.slots, self.slots + 1
+        self.step(draw.ROOT, "dup", self.slot(pick), slot)
+        self.open.append(slot)
+
+    def _opened(self, user: User, name: str, *arguments: object) -> None:
+        slot, self.slots = self.slots, self.slots + 1
+        if not self.step(user, name, slot, *arguments).error:
+            self.open.append(slot)
+
+    @precondition(lambda self: self.open)
+    @rule(pick=SLOT)
+    def close(self, pick: int) -> None:
+        slot = self.slot(pick)
+        self.step(draw.ROOT, "close", slot)
+        self.open.remove(slot)
+
+    @precondition(lambda self: self.open)
+    @rule(user=draw.USERS, pick=SLOT, call=st.sampled_from(["fstat", "fsync", "fdatasync", "flistxattr", "fgetdents"]))
+    def use(self, user: User, pick: int, call: str) -> None:
+        self.step(user, call, self.slot(pick))
+
+    @precondition(lambda self: self.open)
+    @rule(user=draw.USERS, pick=SLOT, data=draw.DATA, offset=st.one_of(st.none(), draw.OFFSETS))
+    def write(self, user: User, pick: int, data: bytes, offset: int | None) -> None:
+        if offset is None:
+            self.step(user, "write", self.slot(pick), data)
+        else:
+            self.step(user, "pwrite", self.slot(pick), data, offset)
+
+    @precondition(lambda self: self.open)
+    @rule(user=draw.USERS, pick=SLOT, length=draw.LENGTHS, offset=st.one_of(st.none(), draw.OFFSETS))
+    def read(self, user: User, pick: int, length: int, offset: int | None) -> None:
+        if offset is None:
+            self.step(user, "read", self.slot(pick), length)
+        else:
+            self.step(user, "pread", self.slot(pick), length, offset)
+
+    @precondition(lambda self: self.open)
+    @rule(user=draw.USERS, pick=SLOT, offset=st.one_of(draw.OFFSETS, st.just(-5)), whence=st.integers(0, 2))
+    def lseek(self, user: User, pick: int, offset: int, whence: int) -> None:
+        self.step(user, "lseek", self.slot(pick), offset, whence)
+
+    @precondition(lambda self: self.open)
+    @rule(user=draw.USERS, pick=SLOT, size=draw.SIZES)
+    def ftruncate(self, user: User, pick: int, size: int) -> None:
+        self.step(user, "ftruncate", self.slot(pick), size)
+
+    @precondition(lambda self: self.open)
+    @rule(user=draw.USERS, pick=SLOT, mode=draw.MODES)
+    def fchmod(self, user: User, pick: int, mode: int) -> None:
+        self.step(user, "fchmod", self.slot(pick), mode)
+
+    @precondition(lambda self: self.open)
+    @rule(user=draw.USERS, pick=SLOT, uid=draw.IDS, gid=draw.IDS)
+    def fchown(self, user: User, pick: int, uid: int, gid: int) -> None:
+        self.step(user, "fchown", self.slot(pick), uid, gid)
+
+    @precondition(lambda self: self.open)
+    @rule(user=draw.USERS, pick=SLOT, times=draw.TIMES)
+    def futimens(self, user: User, pick: int, times: tuple[calls.Moment, calls.Moment] | None) -> None:
+        self.step(user, "futimens", self.slot(pick), times)
+
+    @precondition(lambda self: self.open)
+    @rule(user=draw.USERS, pick=SLOT, name=draw.XATTR_NAMES, value=draw.XATTR_VALUES, flags=draw.XATTR_FLAGS)
+    def fsetxattr(self, user: User, pick: int, name: bytes, value: bytes, flags: int) -> None:
+        self.step(user, "fsetxattr", self.slot(pick), name, value, flags)
+
+    @precondition(lambda self: len(self.open) > 1)
+    @rule(user=draw.USERS, pick=SLOT, source=SLOT, length=draw.LENGTHS)
+    def sendfile(self, user: User, pick: int, source: int, length: int) -> None:
+        self.step(user, "sendfile", self.slot(pick), self.slot(source), length)
+
+    @precondition(lambda self: self.open)
+    @rule(user=draw.USERS, pick=SLOT, data=draw.DATA, offset=draw.OFFSETS)
+    def map_and_write(self, user: User, pick: int, data: bytes, offset: int) -> None:
+        self.step(user, "map_and_write", self.slot(pick), data, offset)
+
+    @precondition(lambda self: self.open)
+    @rule(user=draw.USERS, pick=SLOT)
+    def map_and_read(self, user: User, pick: int) -> None:
+        self.step(user, "map_and_read", self.slot(pick))
+
+
+class DifferentialMachine(NameRules, AttributeRules, HandleRules):
+    """All rules."""
+
+
+def machine_for(worker_process: Worker, *, writes_through: bool) -> type[DifferentialMachine]:
+    """The machine for one worker and its mount."""
+
+    class Machine(DifferentialMachine):
+        worker = worker_process
+        blocks_while_open = writes_through
+
+    return Machine

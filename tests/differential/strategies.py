@@ -1,0 +1,112 @@
+"""What the machine draws from: users, modes, sizes, times, flags, names and places in the tree.
+
+Imports this package's ``calls``, ``protocol``. Places are drawn as numbers and resolved against the tree as it is, so
+that most calls meet something that exists, whatever the steps before did.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+
+from hypothesis import strategies as st
+
+from tests.differential.calls import NOW, OMIT
+from tests.differential.protocol import User
+
+CHUNK_BYTES = 64 * 1024
+SHARED_GROUP = 2000
+ROOT = User(0, 0)
+ALICE = User(1000, 1000, (SHARED_GROUP,))
+BOB = User(65534, 65534, (SHARED_GROUP,))
+USERS = st.sampled_from([ALICE, ROOT, BOB])
+
+NAMES = st.sampled_from([b"a", b"b", b"c", b"d", b"\xff\n", b"n" * 255, b"n" * 256])
+FEW_NAMES = st.sampled_from([b"a", b"b", b"c", b"d"])
+ENDINGS = st.sampled_from([b"/", b"/.", b"/.."])
+PICK = st.integers(0, 30)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A path: of something that exists, or of a name in a directory that exists."""
+
+    pick: int
+    name: bytes | None = None
+    ending: bytes = b""
+
+    def resolve(self, known: list[tuple[bytes, int]]) -> bytes:
+        """The path, given paths and types of what there is (the first is the top)."""
+        if self.name is None:
+            below = known[1:] or known
+            return below[self.pick % len(below)][0] + self.ending
+        # Now and then below something that is no directory.
+        parents = [path for path, kind in known if stat.S_ISDIR(kind) or stat.S_ISLNK(kind)] * 3
+        parents += [path for path, kind in known if stat.S_ISREG(kind)][:1]
+        parent = parents[self.pick % len(parents)]
+        return (b"" if parent == b"." else parent + b"/") + self.name + self.ending
+
+
+PLAIN = st.builds(Place, PICK)
+EXISTING = st.one_of(PLAIN, PLAIN, PLAIN, PLAIN, PLAIN, st.builds(Place, PICK, st.none(), ENDINGS))
+NAMED = st.builds(Place, PICK, FEW_NAMES)
+NEW = st.one_of(NAMED, NAMED, NAMED, NAMED, st.builds(Place, PICK, NAMES), st.builds(Place, PICK, FEW_NAMES, ENDINGS))
+ANY = st.one_of(PLAIN, NEW)
+
+MODES = st.sampled_from(
+    [0o644, 0o755, 0o777, 0o600, 0o000, 0o4755, 0o2755, 0o2745, 0o6777, 0o1777, 0o2777, 0o7777, 0o070, 0o007, 0o711]
+)
+UMASKS = st.sampled_from([0o022, 0o000, 0o077, 0o777, 0o027])
+IDS = st.sampled_from([-1, 0, 1000, 65534, SHARED_GROUP])
+SIZES = st.one_of(
+    st.sampled_from([0, 1, 4096, CHUNK_BYTES, CHUNK_BYTES + 1, -1]),
+    st.integers(0, 3 * CHUNK_BYTES),
+)
+OFFSETS = st.one_of(st.just(0), st.sampled_from([1, 4095, 4096, CHUNK_BYTES - 1, CHUNK_BYTES]), st.integers(0, 200_000))
+LENGTHS = st.one_of(st.sampled_from([1, 0, 4096]), st.integers(0, 9000), st.just(CHUNK_BYTES + 10))
+DATA = st.builds(lambda length, byte: bytes((byte,)) * length, LENGTHS, st.integers(1, 255))
+
+_SECOND = 10**9
+MOMENTS = st.one_of(
+    st.sampled_from([NOW, OMIT, 0, -1, -(2**31) * _SECOND, 2**31 * _SECOND, 4_000_000_000 * _SECOND + 123_456_789]),
+    st.integers(-(2**31) * _SECOND, 2**33 * _SECOND),
+)
+TIMES = st.one_of(st.none(), st.tuples(MOMENTS, MOMENTS))
+
+_HOW = st.sampled_from([os.O_RDWR, os.O_RDONLY, os.O_WRONLY])
+_MORE = st.lists(
+    st.sampled_from(
+        [
+            *(os.O_CREAT, os.O_EXCL, os.O_TRUNC, os.O_APPEND, os.O_NOFOLLOW, os.O_DIRECTORY, os.O_SYNC, os.O_DSYNC),
+            *(os.O_PATH, os.O_NOATIME, os.O_CREAT, os.O_CREAT | os.O_EXCL),
+        ]
+    ),
+    max_size=3,
+)
+
+
+def _flags(how: int, more: list[int]) -> int:
+    for flag in more:
+        how |= flag
+    return how
+
+
+OPEN_FLAGS = st.builds(_flags, _HOW, _MORE)
+TARGETS = st.sampled_from(
+    [
+        *(b"a", b"b", b"c", b".", b"..", b"../a", b"d/b", b"/a", b"nowhere/x", b"a/"),
+        *(b"", b"t" * 100, b"t" * 4095, b"t" * 4096),
+    ]
+)
+TYPES = st.sampled_from([stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFREG, stat.S_IFCHR, stat.S_IFBLK, 0])
+DEVICES = st.sampled_from([os.makedev(1, 3), os.makedev(240, 70000)])
+XATTR_NAMES = st.sampled_from(
+    [
+        *(b"user.a", b"user.bc", b"trusted.a", b"security.a", b"user.", b"a", b"other.a"),
+        *(b"user." + b"x" * 250, b"user." + b"x" * 251),
+    ]
+)
+XATTR_VALUES = st.sampled_from([b"", b"value", b"\0\xff" * 30])
+XATTR_FLAGS = st.sampled_from([0, os.XATTR_CREATE, os.XATTR_REPLACE])
+XATTR_SIZES = st.sampled_from([0, 1, 5, 1000])
