@@ -12,6 +12,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
@@ -155,9 +156,13 @@ class BenchFSOperations(pyfuse3.Operations):
         fh: int | None,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
-        """SETATTR."""
-        size = attr.st_size if fields.update_size else None
-        return to_entry(await self._fs.setattr(InodeId(inode), to_change(attr, fields), size))
+        """SETATTR. A truncate by a user takes privileges away, of which the kernel sees to some (``_unprivileged``)."""
+        change = to_change(attr, fields)
+        if not fields.update_size:
+            return to_entry(await self._fs.setattr(InodeId(inode), change))
+        if (kept := await self._unprivileged(InodeId(inode), ctx)) is not None:
+            change = replace(change, mode=kept)
+        return to_entry(await self._fs.setattr(InodeId(inode), change, attr.st_size))
 
     @handler
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
@@ -206,11 +211,9 @@ class BenchFSOperations(pyfuse3.Operations):
         So is it that a change by a user takes setuid and setgid away (open(2), write(2)), but not with O_TRUNC.
         """
         truncate = bool(flags & os.O_TRUNC)
-        if truncate and ctx.uid != 0:
-            mode = (await self._fs.getattr(InodeId(inode))).mode
-            if (kept := _without_privileges(mode)) != mode:
-                await self._fs.setattr(InodeId(inode), AttributeChange(mode=kept), size=0)
-                truncate = False
+        if truncate and (kept := await self._unprivileged(InodeId(inode), ctx)) is not None:
+            await self._fs.setattr(InodeId(inode), AttributeChange(mode=kept), size=0)
+            truncate = False
         return _file_info(await self._fs.open(InodeId(inode), truncate=truncate))
 
     @handler
@@ -267,6 +270,22 @@ class BenchFSOperations(pyfuse3.Operations):
         """FSYNCDIR."""
         await self._fs.fsync_directory(HandleId(fh))
 
+    async def _unprivileged(self, inode: InodeId, ctx: pyfuse3.RequestContext) -> int | None:
+        """The mode that a file has when the caller has changed its content; None if it keeps the one it has.
+
+        Root takes nothing away. Others take setuid, and setgid where the group may execute the file or they are not in
+        the group: what Linux has done since 6.2, and inode(7) says.
+        """
+        if ctx.uid == 0:
+            return None
+        mode = (await self._fs.getattr(inode)).mode
+        if not stat.S_ISREG(mode) or not mode & (stat.S_ISUID | stat.S_ISGID):
+            return None
+        lost = stat.S_ISUID
+        if mode & stat.S_IXGRP or not await self._is_member(inode, ctx):
+            lost |= stat.S_ISGID
+        return mode & ~lost if mode & lost else None
+
     async def _is_member(self, inode: InodeId, ctx: pyfuse3.RequestContext) -> bool:
         """Whether the caller is root or in the group of the inode."""
         if ctx.uid == 0:
@@ -289,12 +308,6 @@ class BenchFSOperations(pyfuse3.Operations):
         return all(
             pyfuse3.readdir_reply(token, name, to_entry(attributes), cookie) for name, attributes, cookie in dots
         )
-
-
-def _without_privileges(mode: int) -> int:
-    """The mode of a file that a user has changed; setgid without execution for the group is no privilege (chmod(2))."""
-    lost = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
-    return mode & ~lost if stat.S_ISREG(mode) else mode
 
 
 def _file_info(handle: HandleId) -> pyfuse3.FileInfo:

@@ -198,17 +198,29 @@ def a_setuid_program_runs_as_its_owner_and_a_setgid_program_as_its_group(world: 
     assert (world.run(OTHER, who, "-u"), world.run(OTHER, who, "-g")) == (OWNER.uid, 70011)
 
 
-def _write_to_setgid_without_execution(after: int, world: World) -> None:
+def _setgid_without_execution(change: Callable[[], object], after: int, world: World) -> None:
     os.chown(write("x"), OWNER.uid, OWNER.gid)
     os.chmod("x", 0o2666)
-    world.run(OTHER, _write)
+    world.run(OTHER, lambda: change() and None)
     assert mode_of("x") == after
+
+
+_SINCE_6_2 = 0o666 if KERNEL >= (6, 2) else 0o2666
+
+for _name in ("truncate", "ftruncate", "open with O_TRUNC"):
+    rules.add(
+        f"setgid without execution goes by {_name} from outside the group",
+        "Linux 6.2 setattr_should_drop_sgid; before that it is kept",
+        partial(_setgid_without_execution, CHANGES[_name], _SINCE_6_2),
+        differs="" if KERNEL >= (6, 2) else "BenchFS does as newer kernels do",
+        benchfs=None if KERNEL >= (6, 2) else partial(_setgid_without_execution, CHANGES[_name], 0o666),
+    )
 
 
 rules.add(
     "setgid without execution goes when somebody outside the group writes",
     "Linux 6.2 setattr_should_drop_sgid; before that it is kept",
-    partial(_write_to_setgid_without_execution, 0o666 if KERNEL >= (6, 2) else 0o2666),
+    partial(_setgid_without_execution, _write, _SINCE_6_2),
     differs="the kernel tells a FUSE filesystem to clear setgid only where the group may execute (linux/fuse.h)",
-    benchfs=partial(_write_to_setgid_without_execution, 0o2666),
+    benchfs=partial(_setgid_without_execution, _write, 0o2666),
 )

@@ -30,7 +30,7 @@ def as_nobody(action: Callable[[], None]) -> None:
 
 @pytest.mark.parametrize("sync", ["write", "fsync"])
 @pytest.mark.parametrize(
-    ("before", "after"), [(0o6777, 0o777), (0o4666, 0o666), (0o2676, 0o676), (0o2666, 0o2666), (0o1666, 0o1666)]
+    ("before", "after"), [(0o6777, 0o777), (0o4666, 0o666), (0o2676, 0o676), (0o2666, 0o666), (0o1666, 0o1666)]
 )
 def test_opening_with_o_trunc_takes_privileges_away(volumes: Volumes, sync: str, before: int, after: int) -> None:
     volume = volumes.make(f"sync={sync}")
