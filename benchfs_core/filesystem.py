@@ -34,7 +34,16 @@ from benchfs_core.maintenance import Maintenance
 from benchfs_core.metadata.group_commit import GroupCommit
 from benchfs_core.metadata.manager import MetadataManager
 from benchfs_core.mounting import Mounting
-from benchfs_core.types import AttributeChange, Attributes, Buffer, Credentials, DirectoryEntry, HandleId, InodeId
+from benchfs_core.types import (
+    AttributeChange,
+    Attributes,
+    Buffer,
+    Credentials,
+    DirectoryEntry,
+    HandleId,
+    InodeId,
+    merge_late_times,
+)
 
 
 class FileSystem:
@@ -142,12 +151,18 @@ class FileSystem:
         """What stat(2) shows. NoSuchEntry."""
         return await self._current(self._metadata.get(inode))
 
-    async def setattr(self, inode: InodeId, change: AttributeChange, size: int | None = None) -> Attributes:
+    async def setattr(
+        self, inode: InodeId, change: AttributeChange, size: int | None = None, *, late_times: bool = False
+    ) -> Attributes:
         """Change size, then mode, owner and times; return the result.
 
-        As truncate(2), chmod(2), chown(2) and utimensat(2).
+        As truncate(2), chmod(2), chown(2) and utimensat(2). With ``late_times`` the caller keeps mtime and ctime
+        itself and tells them when it likes: they do not undo what was changed since.
         """
         await self._changes.allowed(frees=size is not None)
+        if late_times and size is None:
+            stored, node = self._metadata.get(inode), self._inodes.find(inode)
+            change = merge_late_times(change, stored if node is None else node.overlay(stored))
         if size is not None:
             await self._truncate(inode, size)
             await self._changes.allowed(frees=True)
@@ -197,10 +212,15 @@ class FileSystem:
         """Up to ``length`` bytes from ``offset``, fewer only at the end of the file (pread(2))."""
         node = self._file(handle)
         data = await self._file_io.read(node, offset, length)
-        if self._mounting.moves_atime(node.atime_ns, node.mtime_ns, node.ctime_ns, self._now_ns):
+        if self.reading_moves_atime(handle):
             node.atime_ns = self._now_ns()
             node.times_moved = True
         return data
+
+    def reading_moves_atime(self, handle: HandleId) -> bool:
+        """Whether the next read would; a front end that answers reads from a cache must then let it come here."""
+        node = self._file(handle)
+        return self._mounting.moves_atime(node.atime_ns, node.mtime_ns, node.ctime_ns, self._now_ns)
 
     async def write(self, handle: HandleId, offset: int, data: Buffer, *, keep_times: bool = False) -> int:
         """Write all of ``data`` at ``offset``; return its length (pwrite(2)). Durable on return with ``sync=write``.

@@ -104,6 +104,24 @@ class AttributeChange:
         return any(value is not None for value in (self.mode, self.uid, self.gid, self.atime_ns, self.mtime_ns))
 
 
+LATE_TIMES_NS = 10 * 10**9
+"""How late times may be told. Older ones are no late ones: the clock was set back."""
+
+
+def merge_late_times(told: AttributeChange, known: Attributes) -> AttributeChange:
+    """What to set when somebody who keeps mtime and ctime tells them, perhaps later than a newer change: no going back.
+
+    A ctime earlier than the one known says that the telling was overtaken. Told together with anything else they are
+    not late: that is a change of its own.
+    """
+    alone = told == AttributeChange(ctime_ns=told.ctime_ns, mtime_ns=told.mtime_ns)
+    if not alone or told.ctime_ns is None or told.mtime_ns is None:
+        return told
+    if not 0 < known.ctime_ns - told.ctime_ns < LATE_TIMES_NS:
+        return told
+    return AttributeChange(ctime_ns=known.ctime_ns, mtime_ns=max(told.mtime_ns, known.mtime_ns))
+
+
 @dataclass(frozen=True, slots=True)
 class DirectoryEntry:
     """One dentry as readdir shows it. ``cookie`` is its place in the directory, for telldir/seekdir."""

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +23,16 @@ import trio
 from benchfs_core.errors import BenchFSError
 from benchfs_core.host import flush_filesystem
 from benchfs_core.types import ROOT_INODE, StoreKind, SyncMode
-from benchfs_core.volume import Volume, open_volume
+from benchfs_core.volume import Clocks, Volume, open_volume
 from benchfs_fuse import mounts, session
 from benchfs_fuse.operations import BenchFSOperations
 from benchfs_fuse.options import MountOptions
 from benchfs_fuse.tuning import raise_kernel_limits
 
 log = logging.getLogger(__name__)
+
+_CLOCK_REALTIME_COARSE = 5
+"""From linux/time.h; the module ``time`` has no name for it."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -127,10 +131,10 @@ async def serve(request: Request, ready: Callable[[str], None]) -> None:
     source, options = request.source, request.options
     check_mount_point(source, request.mount_point, memory=options.volume.store is StoreKind.MEMORY)
     progress = _Progress()
-    async with open_volume(source, options.volume, options.format) as volume:
-        operations = BenchFSOperations(
-            volume.filesystem, writeback_cache=options.volume.sync is SyncMode.FSYNC, acl=options.volume.acl
-        )
+    writeback_cache = options.volume.sync is SyncMode.FSYNC
+    clocks = Clocks(now_ns=_kernel_time_ns) if writeback_cache else Clocks()
+    async with open_volume(source, options.volume, options.format, clocks=clocks) as volume:
+        operations = BenchFSOperations(volume.filesystem, writeback_cache=writeback_cache, acl=options.volume.acl)
         close = await _init(operations, request)
         try:
             await _session(request, volume, ready, progress)
@@ -144,6 +148,14 @@ async def serve(request: Request, ready: Callable[[str], None]) -> None:
         log.info("requests: %s", json.dumps(operations.requests, sort_keys=True))
     progress.unregister()
     log.info("%s: unmounted, everything is on disk", request.mount_point)
+
+
+def _kernel_time_ns() -> int:
+    """The time as the kernel dates files (clock_gettime(2), CLOCK_REALTIME_COARSE).
+
+    With a write-back cache it dates part of what happens, and a finer clock would be ahead of it by up to a tick.
+    """
+    return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
 
 
 async def _session(request: Request, volume: Volume, ready: Callable[[str], None], progress: _Progress) -> None:

@@ -159,7 +159,8 @@ class BenchFSOperations(pyfuse3.Operations):
         """SETATTR. A truncate by a user takes privileges away, of which the kernel sees to some (``_unprivileged``)."""
         change = to_change(attr, fields)
         if not fields.update_size:
-            return to_entry(await self._fs.setattr(InodeId(inode), change))
+            late = self.enable_writeback_cache
+            return to_entry(await self._fs.setattr(InodeId(inode), change, late_times=late))
         if (kept := await self._unprivileged(InodeId(inode), ctx)) is not None:
             change = replace(change, mode=kept)
         return to_entry(await self._fs.setattr(InodeId(inode), change, attr.st_size))
@@ -214,7 +215,9 @@ class BenchFSOperations(pyfuse3.Operations):
         if truncate and (kept := await self._unprivileged(InodeId(inode), ctx)) is not None:
             await self._fs.setattr(InodeId(inode), AttributeChange(mode=kept), size=0)
             truncate = False
-        return _file_info(await self._fs.open(InodeId(inode), truncate=truncate))
+        handle = await self._fs.open(InodeId(inode), truncate=truncate)
+        reads = flags & os.O_ACCMODE != os.O_WRONLY
+        return _file_info(handle, keep_cache=not (reads and self._fs.reading_moves_atime(handle)))
 
     @handler
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -310,6 +313,6 @@ class BenchFSOperations(pyfuse3.Operations):
         )
 
 
-def _file_info(handle: HandleId) -> pyfuse3.FileInfo:
-    """The kernel may keep what it has of the file: nobody else changes it."""
-    return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), keep_cache=True)
+def _file_info(handle: HandleId, *, keep_cache: bool = True) -> pyfuse3.FileInfo:
+    """The kernel may keep what it has of the file, for nobody else changes it, unless a read has to come here."""
+    return pyfuse3.FileInfo(fh=handle, keep_cache=keep_cache)

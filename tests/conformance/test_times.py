@@ -304,7 +304,12 @@ def test_reading_moves_atime_as_the_mount_says(kind: str, option: str, tmp_path:
         stack.enter_context(world_in(place))
         os.mkdir("d")
         os.symlink("target", "link")
-        reads: dict[str, Callable[[], object]] = {"d": lambda: os.listdir("d"), "link": lambda: os.readlink("link")}
+        write("file", b"content")
+        reads: dict[str, Callable[[], object]] = {
+            "d": lambda: os.listdir("d"),
+            "link": lambda: os.readlink("link"),
+            "file": lambda: Path("file").read_bytes(),
+        }
         for name, look in reads.items():
             found = []
             for changed in (False, False, True):

@@ -270,3 +270,23 @@ async def test_a_truncate_answers_with_the_space_that_is_left(tmp_path: Path, sy
             assert attributes.blocks * 512 == -(-size // 4096) * 4096
             await fs.sync()
             assert (await fs.getattr(inode)).blocks == attributes.blocks
+
+
+@pytest.mark.parametrize("told", [(300, 300), (300, 900)], ids=["overtaken", "with a newer mtime"])
+async def test_times_that_the_kernel_tells_late_do_not_go_back(tmp_path: Path, told: tuple[int, int]) -> None:
+    """Between a truncate and its reply the kernel may tell the times of an earlier write, and no others later."""
+    ctime_ns, mtime_ns = told
+    async with open_test_volume(tmp_path, SyncMode.FSYNC) as volume:
+        fs = volume.filesystem
+        handle, made = await fs.create(ROOT_INODE, b"f", 0o600, OWNER)
+        base = made.ctime_ns
+        change = AttributeChange(ctime_ns=base + 500, mtime_ns=base + 500)
+        await fs.setattr(made.inode, change, 0, late_times=True)
+        change = AttributeChange(ctime_ns=base + ctime_ns, mtime_ns=base + mtime_ns)
+        await fs.setattr(made.inode, change, late_times=True)
+        after = await fs.getattr(made.inode)
+        assert (after.ctime_ns, after.mtime_ns) == (base + 500, base + max(500, mtime_ns))
+        change = AttributeChange(ctime_ns=base - 3600 * 10**9, mtime_ns=base - 3600 * 10**9)
+        after = await fs.setattr(made.inode, change, late_times=True)  # a clock that was set back
+        assert (after.ctime_ns, after.mtime_ns) == (change.ctime_ns, change.mtime_ns)
+        await fs.release(handle)
