@@ -77,12 +77,21 @@ def world_in(place: Place) -> Iterator[World]:
     top = place.directory / str(next(_numbers))
     top.mkdir()
     top.chmod(0o777)
-    umask = os.umask(0o022)
+    umask, opened = os.umask(0o022), set(os.listdir("/proc/self/fd"))
     try:
         with contextlib.chdir(top):
             yield World(place, top)
     finally:
         os.umask(umask)
+        _close_since(opened, place.directory)
+
+
+def _close_since(opened: set[str], directory: Path) -> None:
+    """Close what a row left open below ``directory``, which could not be unmounted."""
+    for descriptor in set(os.listdir("/proc/self/fd")) - opened:
+        with contextlib.suppress(OSError):  # the listing's own is closed by now
+            if os.readlink(f"/proc/self/fd/{descriptor}").startswith(f"{directory}/"):
+                os.close(int(descriptor))
 
 
 @pytest.fixture

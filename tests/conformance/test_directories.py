@@ -1,0 +1,171 @@
+"""readdir(3): what is listed, positions in a directory, and listing one that changes meanwhile."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable
+from errno import ENOENT, ENOTEMPTY
+from functools import partial
+
+import pytest
+
+from tests.conformance.calls import EXCHANGE, DirectoryStream, renameat2
+from tests.conformance.world import KINDS, Rule, Rules, World, fails, inode, make, opened
+
+pytestmark = pytest.mark.fuse
+rules = Rules()
+
+MANY = 10_000
+
+
+def test_rule(rule: Rule, world: World) -> None:
+    rule.verify(world)
+
+
+def fill(name: str, count: int) -> list[bytes]:
+    """Make a directory of ``count`` entries; their names."""
+    os.mkdir(name)
+    directory = os.open(name, os.O_RDONLY)
+    names = [b"entry %06d" % number for number in range(count)]
+    for entry in names:  # a symlink is what is made fastest
+        os.symlink(b"target", entry, dir_fd=directory)
+    os.close(directory)
+    return names
+
+
+@rules("readdir(3)")
+def entries_have_their_type_and_inode_and_dots_are_among_them(world: World) -> None:
+    os.mkdir("d")
+    for kind in KINDS:
+        make(f"d/{kind}", kind)
+    found = {}
+    with DirectoryStream("d") as stream:
+        while (entry := stream.read()) is not None:
+            found[entry[0].decode()] = entry[1:]
+    assert found == {
+        name: (inode(f"d/{name}"), stat.S_IFMT(os.lstat(f"d/{name}").st_mode) >> 12) for name in (".", "..", *KINDS)
+    }
+    assert found[".."][0] == inode(".")
+
+
+@rules("readdir(3)")
+def an_empty_directory_lists_its_dots_only(world: World) -> None:
+    os.mkdir("d")
+    with DirectoryStream("d") as stream:
+        assert sorted(stream.rest()) == [b".", b".."]
+
+
+@rules("telldir(3), seekdir(3), rewinddir(3)")
+def positions_in_a_directory_can_be_returned_to(world: World) -> None:
+    names = fill("d", 1000)
+    with DirectoryStream("d") as stream:
+        order, places = [], []
+        while True:
+            places.append(stream.tell())
+            if (entry := stream.read()) is None:
+                break
+            order.append(entry[0])
+        assert sorted(order) == sorted([b".", b"..", *names])
+        assert len(set(places)) == len(places)
+        for number in (0, 1, 2, 3, 500, 999, 1001, 1002):
+            stream.seek(places[number])
+            assert stream.tell() == places[number]
+            assert stream.rest() == order[number:]
+        stream.rewind()
+        assert stream.rest() == order
+
+
+@rules("telldir(3), seekdir(3)")
+def a_position_holds_while_other_entries_come_and_go(world: World) -> None:
+    fill("d", 400)
+    with DirectoryStream("d") as stream:
+        for _ in range(200):
+            stream.read()
+        place = stream.tell()
+        after = stream.rest()
+        for name in after[10:20]:
+            os.unlink(b"d/" + name)
+        opened("d/new", os.O_CREAT | os.O_WRONLY)
+        stream.seek(place)
+        again = [name for name in stream.rest() if name != b"new"]
+    assert again == [name for name in after if name not in after[10:20]]
+
+
+@rules("rewinddir(3), POSIX 2024 §XSH rewinddir")
+def rewinding_shows_the_directory_as_it_is_then(world: World) -> None:
+    os.mkdir("d")
+    opened("d/one", os.O_CREAT | os.O_WRONLY)
+    with DirectoryStream("d") as stream:
+        assert sorted(stream.rest()) == [b".", b"..", b"one"]
+        opened("d/two", os.O_CREAT | os.O_WRONLY)
+        os.unlink("d/one")
+        stream.rewind()
+        assert sorted(stream.rest()) == [b".", b"..", b"two"]
+    assert sorted(os.listdir("d")) == ["two"]
+
+
+@rules("readdir(3)")
+def ten_thousand_entries_are_listed_once_each_and_found(world: World) -> None:
+    names = fill("d", MANY)
+    listed = os.listdir(b"d")
+    assert sorted(listed) == names
+    fails(ENOENT, os.lstat, "d/missing")
+    for name in names[::500]:
+        assert os.readlink(b"d/" + name) == b"target"
+    directory = os.open("d", os.O_RDONLY)
+    for name in listed[::20]:
+        os.unlink(name, dir_fd=directory)
+    assert sorted(os.listdir(directory)) == sorted(set(map(os.fsdecode, listed)) - set(map(os.fsdecode, listed[::20])))
+    os.close(directory)
+    fails(ENOTEMPTY, os.rmdir, "d")
+
+
+CHANGES: dict[str, Callable[[int], object]] = {
+    "create": lambda number: opened(f"d/new {number}", os.O_CREAT | os.O_WRONLY),
+    "unlink": lambda number: os.unlink(f"d/entry {number * 7:06d}"),
+    "rename in place": lambda number: os.rename(f"d/entry {number * 7:06d}", f"d/renamed {number}"),
+    "rename in": lambda number: os.rename(f"outside/entry {number:06d}", f"d/moved {number}"),
+    "rename out": lambda number: os.rename(f"d/entry {number * 7:06d}", f"outside/moved {number}"),
+    "rename over": lambda number: os.rename(f"outside/entry {number:06d}", f"d/entry {number * 7:06d}"),
+    "exchange": lambda number: renameat2(f"d/entry {number * 7:06d}", f"outside/entry {number:06d}", EXCHANGE),
+    "link": lambda number: os.link(f"outside/entry {number:06d}", f"d/linked {number}", follow_symlinks=False),
+}
+
+
+def _while_it_changes(change: Callable[[int], object], world: World) -> None:
+    names = set(fill("d", 700))
+    fill("outside", 100)
+    touched = {b"entry %06d" % (number * 7) for number in range(100)}
+    with DirectoryStream("d") as stream:
+        listed: Counter[bytes] = Counter()
+        for number in range(100):
+            for _ in range(5):
+                if (entry := stream.read()) is not None:
+                    listed[entry[0]] += 1
+            change(number)
+        listed.update(stream.rest())
+    assert listed.most_common(1)[0][1] == 1, "an entry was listed twice"
+    assert names - touched <= set(listed), "an entry that was there throughout was not listed"
+
+
+for _name, _change in CHANGES.items():
+    rules.add(f"listing during {_name}", "readdir(3), POSIX 2024 §XSH readdir", partial(_while_it_changes, _change))
+
+
+@rules("readdir(3)")
+def listings_by_several_streams_do_not_disturb_each_other(world: World) -> None:
+    names = sorted([*fill("d", 300), b".", b".."])
+    with DirectoryStream("d") as one, DirectoryStream("d") as other:
+        first = [one.read() for _ in range(100)]
+        assert sorted(other.rest()) == names
+        assert sorted([entry[0] for entry in first if entry is not None] + one.rest()) == names
+
+
+@rules("getdents(2)")
+def a_directory_that_is_gone_lists_nothing(world: World) -> None:
+    os.mkdir("d")
+    with DirectoryStream("d") as stream:
+        os.rmdir("d")
+        assert stream.rest() == []
