@@ -9,6 +9,7 @@ import ctypes
 import os
 import stat
 from collections.abc import Callable
+from pathlib import Path
 
 NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
 """Flags of renameat2(2)."""
@@ -27,7 +28,7 @@ def _checked(result: int) -> int:
     return result
 
 
-def renameat2(old: str, new: str, flags: int) -> None:
+def renameat2(old: str | Path, new: str | Path, flags: int) -> None:
     """renameat2(2)."""
     _checked(_libc.renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flags))
 
@@ -64,6 +65,12 @@ def fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
 def write_from_nothing(descriptor: int, length: int) -> int:
     """write(2) from an address that is not ours."""
     return _checked(_libc.write(descriptor, ctypes.c_void_p(8), ctypes.c_size_t(length)))
+
+
+def path_from_nowhere(name: str, *after: int | bytes, first: bool = True) -> None:
+    """A call of the C library with a path at an address that is not ours, before or after its other arguments."""
+    address = ctypes.c_void_p(8)
+    _checked(getattr(_libc, name)(*((address, *after) if first else (*after, address))))
 
 
 def xattr_size(name: str, attribute: str, room: int) -> int:

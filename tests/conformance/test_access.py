@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from errno import EACCES, ELOOP, EPERM
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -297,11 +298,16 @@ def connecting_to_a_socket_needs_write_permission(world: World) -> None:
 # Hard links
 
 
+def protected(what: str) -> bool:
+    """Whether the machine protects these in directories that all may write to (proc_sys_fs(5))."""
+    return Path(f"/proc/sys/fs/protected_{what}").read_text().strip() != "0"
+
+
 @rules("link(2), proc_sys_fs(5) protected_hardlinks")
 def who_may_link_a_file_of_somebody_else(world: World) -> None:
     for name, mode, allowed in (("readable", 0o644, False), ("writable", 0o666, True), ("setuid", 0o4666, False)):
         world.own(name, OWNER, mode)
-        if allowed:
+        if allowed or not protected("hardlinks"):
             world.run(OTHER, os.link, name, f"{name} linked")
         else:
             world.denied(OTHER, EPERM, os.link, name, f"{name} linked")
@@ -359,7 +365,7 @@ for _name, _action in REMOVALS.items():
         )
 
 
-@rules("open(2), link(2)")
+@rules("open(2), link(2), proc_sys_fs(5) protected_regular")
 def a_sticky_directory_takes_new_entries_of_everybody(world: World) -> None:
     _sticky(world)
     world.run(OTHER, opened, "d/new", os.O_CREAT | os.O_WRONLY)
@@ -368,7 +374,11 @@ def a_sticky_directory_takes_new_entries_of_everybody(world: World) -> None:
     world.run(OTHER, os.rename, "d/new", "d/renamed")
     world.run(OTHER, os.rename, "d/renamed", "out")
     os.chmod("d/file", 0o666)
-    world.run(OTHER, opened, "d/file", os.O_CREAT | os.O_WRONLY)
+    if protected("regular"):
+        world.denied(OTHER, EACCES, opened, "d/file", os.O_CREAT | os.O_WRONLY)
+    else:
+        world.run(OTHER, opened, "d/file", os.O_CREAT | os.O_WRONLY)
+    world.run(OTHER, opened, "d/file", os.O_WRONLY)
 
 
 @rules("rename(2)")

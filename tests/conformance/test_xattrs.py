@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from errno import E2BIG, EEXIST, ENODATA, EOPNOTSUPP, EPERM, ERANGE
 from functools import partial
 
@@ -151,6 +152,33 @@ def other_namespaces_are_not_supported(world: World) -> None:
         fails(EOPNOTSUPP, os.setxattr, "file", name, b"")
         fails(EOPNOTSUPP, os.getxattr, "file", name)
         fails(EOPNOTSUPP, os.removexattr, "file", name)
+
+
+ACL = "system.posix_acl_access"
+
+
+def _keeps_acls(world: World) -> None:
+    fails(ENODATA, os.getxattr, write("file"), ACL)
+    entries = ((1, 6, -1), (2, 4, OTHER.uid), (4, 4, -1), (0x10, 4, -1), (0x20, 0, -1))
+    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    os.setxattr("file", ACL, value)
+    assert os.getxattr("file", ACL) == value
+    os.removexattr("file", ACL)
+
+
+def _refuses_acls(world: World) -> None:
+    fails(EOPNOTSUPP, os.getxattr, write("file"), ACL)
+    fails(EOPNOTSUPP, os.setxattr, "file", ACL, struct.pack("<I", 2))
+    assert os.listxattr("file") == []
+
+
+rules.add(
+    "POSIX ACLs are kept as attributes",
+    "acl(5)",
+    _keeps_acls,
+    differs="what is stored and not enforced would promise what is not kept",
+    benchfs=_refuses_acls,
+)
 
 
 @rules("xattr(7)")

@@ -1,4 +1,6 @@
-"""What POSIX and the kernel promise of files and names, asked of a real mount, in both modes.
+"""What POSIX and the kernel promise of files and names, and what that costs, asked of a real mount, in both modes.
+
+Rules that ext4 shares, and that a fresh directory is enough for, are rows in ``tests/conformance``.
 
 Most tests share one mount for each mode and work in a directory of their own; those that end, kill or count have one to
 themselves.
@@ -11,14 +13,13 @@ import errno
 import mmap
 import os
 import signal
-import stat
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.conformance.calls import EXCHANGE, renameat2
 from tests.support.mounting import (
     MountedVolume,
     Volumes,
@@ -31,10 +32,6 @@ from tests.support.mounting import (
 pytestmark = pytest.mark.fuse
 
 CHUNK = 64 * 1024
-NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
-
-CLOCK_REALTIME_COARSE = 5
-"""The clock that the kernel takes file times from; Python has no name for it."""
 
 
 @pytest.fixture(scope="module", params=["write", "fsync"])
@@ -62,13 +59,6 @@ def raises_errno(number: int, attempt: Callable[[], object]) -> None:
     with pytest.raises(OSError) as caught:
         attempt()
     assert caught.value.errno == number, os.strerror(caught.value.errno or 0)
-
-
-def renameat2(old: Path, new: Path, flags: int) -> None:
-    """renameat2(2), which Python has no name for."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(-100, os.fsencode(old), -100, os.fsencode(new), flags) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 # Content
@@ -196,86 +186,6 @@ def test_a_rename_over_an_open_file_replaces_the_name_and_not_the_file(shared: M
     wait_until(lambda: not chunks.exists(), "the chunks of the replaced file are gone")
 
 
-def test_renameat2_refuses_to_replace_or_exchanges_as_asked(top: Path) -> None:
-    one, two, directory = top / "one", top / "two", top / "directory"
-    one.write_text("1")
-    two.write_text("2")
-    directory.mkdir()
-    (directory / "inside").touch()
-    raises_errno(errno.EEXIST, lambda: renameat2(one, two, NOREPLACE))
-    assert (one.read_text(), two.read_text()) == ("1", "2")
-    renameat2(one, two, EXCHANGE)
-    assert (one.read_text(), two.read_text()) == ("2", "1")
-    renameat2(one, directory, EXCHANGE)
-    assert (one / "inside").exists()
-    assert directory.read_text() == "2"
-    assert (top.stat().st_nlink, one.stat().st_nlink) == (3, 2)
-    renameat2(directory, top / "three", NOREPLACE)
-    assert (top / "three").read_text() == "2"
-    raises_errno(errno.ENOENT, lambda: renameat2(top / "three", top / "missing", EXCHANGE))
-    raises_errno(errno.EINVAL, lambda: renameat2(two, top / "four", WHITEOUT))
-    raises_errno(errno.EINVAL, lambda: os.rename(one, one / "below itself"))
-    raises_errno(errno.ENOTEMPTY, lambda: os.rename(_made(top / "empty"), one))
-    raises_errno(errno.ENOTDIR, lambda: os.rename(one, two))
-    raises_errno(errno.EISDIR, lambda: os.rename(two, one))
-
-
-def _made(directory: Path) -> Path:
-    directory.mkdir()
-    return directory
-
-
-def test_hard_links_are_one_file_under_several_names(top: Path) -> None:
-    first, second, third = top / "first", top / "second", top / "sub" / "third"
-    first.write_text("content")
-    third.parent.mkdir()
-    os.link(first, second)
-    os.link(second, third)
-    assert {path.stat().st_ino for path in (first, second, third)} == {first.stat().st_ino}
-    third.write_text("changed by another name")
-    assert [path.stat().st_nlink for path in (first, second, third)] == [3, 3, 3]
-    assert first.read_text() == "changed by another name"
-    first.unlink()
-    assert second.stat().st_nlink == third.stat().st_nlink == 2
-    second.rename(third)  # two names of one file: rename(2) does nothing
-    assert second.exists()
-    assert third.exists()
-    raises_errno(errno.EPERM, lambda: os.link(top, top / "link to a directory"))
-
-
-def test_names_are_any_255_bytes(top: Path) -> None:
-    base = os.fsencode(top) + b"/"
-    names = [
-        b"x" * 255,
-        "ü".encode() * 127 + b"x",
-        b"\xff\xfe" * 127,
-        b"new\nline",
-        b" ",
-        b"*",
-        b"\\",
-        b"...",
-        bytes(sorted(set(range(1, 256)) - {ord("/")}))[:255],
-    ]
-    for name in names:
-        file = os.open(base + name, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        os.write(file, name)
-        os.close(file)
-    assert sorted(os.listdir(base)) == sorted(names)
-    for name in names:
-        with open(base + name, "rb") as stream:
-            assert stream.read() == name
-        os.symlink(name, base + b"link")
-        assert os.stat(base + b"link").st_ino == os.stat(base + name).st_ino
-        os.unlink(base + b"link")
-    long = base + b"x" * 256
-    raises_errno(errno.ENAMETOOLONG, lambda: os.stat(long))
-    raises_errno(errno.ENAMETOOLONG, lambda: os.mkdir(long))
-    raises_errno(errno.ENAMETOOLONG, lambda: os.unlink(long))
-    raises_errno(errno.ENAMETOOLONG, lambda: os.open(long, os.O_CREAT | os.O_WRONLY))
-    raises_errno(errno.ENAMETOOLONG, lambda: os.rename(base + b" ", long))
-    raises_errno(errno.ENAMETOOLONG, lambda: os.symlink(b"target", long))
-
-
 def test_a_tree_may_be_deep(top: Path) -> None:
     here = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
     for depth in range(300):
@@ -323,112 +233,6 @@ def test_names_that_are_not_there_are_remembered_until_they_are(top: Path) -> No
     (top / "other").touch()
     (top / "other").rename(file)
     assert file.exists()
-
-
-# Attributes
-
-
-def test_extended_attributes_are_set_listed_replaced_and_removed(top: Path) -> None:
-    file = top / "file"
-    file.touch()
-    os.setxattr(file, "user.one", b"1")
-    os.setxattr(file, "user.empty", b"")
-    os.setxattr(file, "user.large", large := os.urandom(60_000))
-    os.setxattr(top, "trusted.directory", b"yes")
-    assert sorted(os.listxattr(file)) == ["user.empty", "user.large", "user.one"]
-    assert [os.getxattr(file, f"user.{name}") for name in ("one", "empty", "large")] == [b"1", b"", large]
-    raises_errno(errno.EEXIST, lambda: os.setxattr(file, "user.one", b"2", os.XATTR_CREATE))
-    raises_errno(errno.ENODATA, lambda: os.setxattr(file, "user.two", b"2", os.XATTR_REPLACE))
-    os.setxattr(file, "user.one", b"2", os.XATTR_REPLACE)
-    assert os.getxattr(file, "user.one") == b"2"
-    os.removexattr(file, "user.one")
-    raises_errno(errno.ENODATA, lambda: os.getxattr(file, "user.one"))
-    raises_errno(errno.ENODATA, lambda: os.removexattr(file, "user.one"))
-    raises_errno(errno.EOPNOTSUPP, lambda: os.setxattr(file, "system.posix_acl_access", b"\2\0\0\0"))
-    os.link(file, top / "second name")
-    assert os.getxattr(top / "second name", "user.large") == large
-
-
-def test_times_are_kept_to_the_nanosecond(top: Path) -> None:
-    file = top / "file"
-    file.write_text("content")
-    before_1970, after_2038 = -1_000_000_001, 4_000_000_000 * 10**9 + 1
-    for times in ((1, 2), (1_234_567_890_123_456_789, 987_654_321_987_654_321), (before_1970, after_2038)):
-        os.utime(file, ns=times)
-        status = file.stat()
-        assert (status.st_atime_ns, status.st_mtime_ns) == times
-
-
-def test_what_happens_to_a_file_moves_its_times_as_posix_says(top: Path) -> None:
-    file = top / "file"
-    file.write_text("content")
-    past = (10**18, 10**18)
-
-    def moved(action: Callable[[], object], of: Path = file) -> set[str]:
-        os.utime(of, ns=past)
-        before = of.stat()
-        wait_until(
-            lambda: time.clock_gettime_ns(CLOCK_REALTIME_COARSE) > before.st_ctime_ns, "the kernel's clock ticks"
-        )
-        action()
-        after = of.stat()
-        return {
-            name for name in ("mtime", "ctime") if getattr(after, f"st_{name}_ns") > getattr(before, f"st_{name}_ns")
-        }
-
-    def append() -> None:
-        with file.open("ab") as stream:
-            stream.write(b"more")
-
-    assert moved(append) == {"mtime", "ctime"}
-    assert moved(lambda: os.truncate(file, 3)) == {"mtime", "ctime"}
-    assert moved(lambda: file.write_bytes(b"")) == {"mtime", "ctime"}
-    assert moved(lambda: file.chmod(0o600)) == {"ctime"}
-    assert moved(lambda: os.link(file, top / "link")) == {"ctime"}
-    assert moved(lambda: os.setxattr(file, "user.a", b"b")) == {"ctime"}
-    assert moved(file.read_bytes) == set()
-    assert moved(lambda: (top / "link").unlink(), of=top) == {"mtime", "ctime"}
-    assert moved(lambda: (top / "new").touch(), of=top) == {"mtime", "ctime"}
-    assert moved(lambda: (top / "new").rename(top / "newer"), of=top) == {"mtime", "ctime"}
-
-
-def test_special_files_and_modes_are_what_they_were_made(top: Path) -> None:
-    os.mkfifo(top / "pipe", 0o640)
-    os.mknod(top / "null", stat.S_IFCHR | 0o600, os.makedev(1, 3))
-    os.mknod(top / "disk", stat.S_IFBLK | 0o600, os.makedev(259, 300_000))
-    assert stat.S_ISFIFO((top / "pipe").stat().st_mode)
-    assert (top / "null").stat().st_rdev == os.makedev(1, 3)
-    assert (top / "disk").stat().st_rdev == os.makedev(259, 300_000)
-    (top / "null").write_text("swallowed")
-    for mode in (0o000, 0o1777, 0o4755, 0o2750):
-        (top / "pipe").chmod(mode)
-        assert stat.S_IMODE((top / "pipe").stat().st_mode) == mode
-    os.chown(top / "pipe", 12345, 2**32 - 2)
-    assert ((top / "pipe").stat().st_uid, (top / "pipe").stat().st_gid) == (12345, 2**32 - 2)
-
-
-def test_the_kernel_checks_access_for_other_users(top: Path) -> None:
-    (top / "secret").write_text("secret")
-    (top / "secret").chmod(0o600)
-    (top / "open").write_text("open")
-    top.parent.chmod(0o755)
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            here = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
-            os.setgid(65534)
-            os.setuid(65534)
-            with open(os.open("open", os.O_RDONLY, dir_fd=here)) as stream:
-                if stream.read() == "open":
-                    code = 2
-            os.open("secret", os.O_RDONLY, dir_fd=here)
-        except PermissionError:
-            code = 0 if code == 2 else code
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def test_statfs_shows_the_space_of_the_filesystem_below(shared: MountedVolume) -> None:
