@@ -70,6 +70,7 @@ class FileSystem:
         self.xattrs = ExtendedAttributes(metadata, self._changes, acl_enabled=mounting.acl)
         """Extended attributes and ACLs."""
         self._files: dict[HandleId, ActiveInode] = {}
+        self._noatime: set[HandleId] = set()
         self._directories: dict[HandleId, InodeId] = {}
         self._handles = (HandleId(number) for number in itertools.count(1))
 
@@ -190,13 +191,17 @@ class FileSystem:
 
     # Files
 
-    async def create(self, parent: InodeId, name: bytes, mode: int, owner: Credentials) -> tuple[HandleId, Attributes]:
+    async def create(
+        self, parent: InodeId, name: bytes, mode: int, owner: Credentials, *, noatime: bool = False
+    ) -> tuple[HandleId, Attributes]:
         """Make a regular file and open it (open(2), O_CREAT | O_EXCL); counted."""
         attributes = await self._make(parent, name, stat.S_IFREG | stat.S_IMODE(mode), owner, 0)
-        return self._open(attributes), attributes
+        return self._open(attributes, noatime=noatime), attributes
 
-    async def open(self, inode: InodeId, *, truncate: bool = False) -> HandleId:
+    async def open(self, inode: InodeId, *, truncate: bool = False, noatime: bool = False) -> HandleId:
         """Open a regular file for everything; ``truncate`` empties it first (open(2), O_TRUNC).
+
+        With ``noatime`` reading through the handle moves no atime (open(2), O_NOATIME).
 
         O_APPEND is the front end's matter: it knows the size that its callers see (in FUSE the kernel does).
         """
@@ -206,7 +211,7 @@ class FileSystem:
             await self._truncate(inode, 0)
         attributes = self._metadata.get(inode)
         _check_regular(attributes)
-        return self._open(attributes)
+        return self._open(attributes, noatime=noatime)
 
     async def read(self, handle: HandleId, offset: int, length: int) -> Buffer:
         """Up to ``length`` bytes from ``offset``, fewer only at the end of the file (pread(2))."""
@@ -220,6 +225,8 @@ class FileSystem:
     def reading_moves_atime(self, handle: HandleId) -> bool:
         """Whether the next read would; a front end that answers reads from a cache must then let it come here."""
         node = self._file(handle)
+        if handle in self._noatime:
+            return False
         return self._mounting.moves_atime(node.atime_ns, node.mtime_ns, node.ctime_ns, self._now_ns)
 
     async def write(self, handle: HandleId, offset: int, data: Buffer, *, keep_times: bool = False) -> int:
@@ -243,6 +250,7 @@ class FileSystem:
         """Close a file."""
         node = self._file(handle)
         del self._files[handle]
+        self._noatime.discard(handle)
         node.open_count -= 1
         if node.open_count == 0:
             self._maintenance.closed(node)
@@ -306,12 +314,14 @@ class FileSystem:
         self._inodes.remember(attributes.inode)
         return attributes
 
-    def _open(self, attributes: Attributes) -> HandleId:
+    def _open(self, attributes: Attributes, *, noatime: bool) -> HandleId:
         node = self._inodes.activate(attributes)
         node.open_count += 1
         node.changed_sequence = self._commit.last_change  # fsync makes the name durable that led here
         handle = next(self._handles)
         self._files[handle] = node
+        if noatime:
+            self._noatime.add(handle)
         return handle
 
     async def _truncate(self, inode: InodeId, size: int) -> None:

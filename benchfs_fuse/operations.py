@@ -202,7 +202,9 @@ class BenchFSOperations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         """CREATE."""
-        handle, attributes = await self._fs.create(InodeId(parent_inode), name, mode, to_credentials(ctx))
+        handle, attributes = await self._fs.create(
+            InodeId(parent_inode), name, mode, to_credentials(ctx), noatime=not _reads(flags)
+        )
         return _file_info(handle), to_entry(attributes)
 
     @handler
@@ -215,9 +217,8 @@ class BenchFSOperations(pyfuse3.Operations):
         if truncate and (kept := await self._unprivileged(InodeId(inode), ctx)) is not None:
             await self._fs.setattr(InodeId(inode), AttributeChange(mode=kept), size=0)
             truncate = False
-        handle = await self._fs.open(InodeId(inode), truncate=truncate)
-        reads = flags & os.O_ACCMODE != os.O_WRONLY
-        return _file_info(handle, keep_cache=not (reads and self._fs.reading_moves_atime(handle)))
+        handle = await self._fs.open(InodeId(inode), truncate=truncate, noatime=not _reads(flags))
+        return _file_info(handle, keep_cache=not self._fs.reading_moves_atime(handle))
 
     @handler
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -311,6 +312,14 @@ class BenchFSOperations(pyfuse3.Operations):
         return all(
             pyfuse3.readdir_reply(token, name, to_entry(attributes), cookie) for name, attributes, cookie in dots
         )
+
+
+def _reads(flags: int) -> bool:
+    """Whether what is read through a handle counts as read by somebody.
+
+    With a write-back cache the kernel reads, through a handle for writing, pages that are to be written in part.
+    """
+    return flags & os.O_ACCMODE != os.O_WRONLY and not flags & os.O_NOATIME
 
 
 def _file_info(handle: HandleId, *, keep_cache: bool = True) -> pyfuse3.FileInfo:
