@@ -107,8 +107,9 @@ def wait_for_end(pid: int, timeout_s: float = TIMEOUT_S) -> None:
 
 def is_mounted(directory: Path) -> bool:
     """Whether a mount, live or dead, is at exactly this path."""
-    lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    return any(line.split(" ")[4] == os.fspath(directory) for line in lines)
+    # Not splitlines(): somebody else's mount may have a name with any of the characters that end a line for it.
+    lines = Path("/proc/self/mountinfo").read_bytes().rstrip(b"\n").split(b"\n")
+    return any(line.split(b" ")[4] == os.fsencode(directory) for line in lines)
 
 
 class MountedVolume:
