@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from benchfs_core import acl
 from benchfs_core.changes import Changes
-from benchfs_core.errors import InvalidArgument, NotSupported
+from benchfs_core.errors import InvalidArgument, NoSuchAttribute, NotSupported
 from benchfs_core.metadata.manager import MetadataManager
 from benchfs_core.types import InodeId
 
@@ -52,6 +52,8 @@ class ExtendedAttributes:
             self._metadata.acls.set_access(inode, value, now_ns, drop_setgid=drop_setgid)
         elif name == acl.DEFAULT:
             self._metadata.acls.set_default(inode, value, now_ns)
+        elif self._is(inode, name, value):
+            return  # no change, and so no ctime: as on ext4
         else:
             self._metadata.xattrs.set(inode, name, value, now_ns)
         self._changes.made(inode, now_ns)
@@ -71,6 +73,12 @@ class ExtendedAttributes:
         else:
             self._metadata.xattrs.remove(inode, name, now_ns)
         self._changes.made(inode, now_ns)
+
+    def _is(self, inode: InodeId, name: bytes, value: bytes) -> bool:
+        try:
+            return self._metadata.xattrs.get(inode, name) == value
+        except NoSuchAttribute:
+            return False
 
     def _check_namespace(self, name: bytes) -> None:
         if not (name.startswith(_NAMESPACES) or (self._acl_enabled and name in _ACLS)):

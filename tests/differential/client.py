@@ -6,6 +6,7 @@ its own on a loop device; whatever happens, image, mounts and process are gone a
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import pickle
@@ -51,6 +52,8 @@ class Worker:
     def __init__(self, native: Path, view: Path, mounted: Path) -> None:
         self.steps = 0
         self.examples = 0
+        self.answers: collections.Counter[tuple[str, str]] = collections.Counter()
+        """How often each call was answered with each errno, or with success (an empty string)."""
         command: list[str | Path] = [sys.executable, "-m", "tests.differential.worker", native, view, mounted]
         root = Path(__file__).resolve().parents[2]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root)
@@ -67,6 +70,7 @@ class Worker:
     def step(self, user: User, umask: int, name: str, arguments: tuple[object, ...]) -> Step:
         self.steps += 1
         step: Step = self._ask("step", user, umask, name, arguments)
+        self.answers[name, step.outcomes[0].error] += 1
         return step
 
     def known(self) -> list[tuple[bytes, int]]:

@@ -50,9 +50,9 @@ class Calendar:
 class Judge:
     """Compares what the two trees answered."""
 
-    def __init__(self, *, blocks_while_open: bool) -> None:
+    def __init__(self, *, writes_through: bool) -> None:
         self.calendar = Calendar()
-        self._blocks_while_open = blocks_while_open
+        self._writes_through = writes_through
 
     def outcomes(self, native: Outcome, mounted: Outcome) -> Iterator[str]:
         """Differences between a call's two answers."""
@@ -91,7 +91,7 @@ class Judge:
     def status(self, native: Status, mounted: Status, *, is_open: bool) -> Iterator[str]:
         """Differences between two answers of stat."""
         facts = _facts(native), _facts(mounted)
-        if stat.S_ISREG(native.mode) and (self._blocks_while_open or not is_open):
+        if stat.S_ISREG(native.mode) and (self._writes_through or not is_open):
             for fact, status in zip(facts, (native, mounted), strict=True):
                 fact["has blocks"] = str(status.blocks > 0)
         if (

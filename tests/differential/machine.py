@@ -14,6 +14,10 @@ atime of a regular file,     | the kernel answers reads from its page cache with
  if a read moved it on ext4  | reads of what is not cached move it; a move that ext4 does not make is a difference
 setgid without execution for | Linux drops it too when a user outside the group writes, but the kernel does not ask FUSE
  the group, on regular files | filesystems to: it may stay
+times after a truncate to    | in sync=fsync only: ext4 moves them, the kernel, which owns them, moves them only if the
+ the size that the file has  | size changes
+ctime after an xattr was set | in sync=fsync only: ext4 does not move it, the kernel, which owns it, does
+ to the value it has         |
 nanoseconds                  | stamps come from clocks of different fineness; the step that made a stamp is compared
 positions in directories     | telldir(3) cookies mean something to their own filesystem only
 RENAME_WHITEOUT              | refused with EINVAL, as filesystems do that cannot be an overlay's upper layer
@@ -29,6 +33,7 @@ system.* xattrs              | ACLs are refused unless the mount has them
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterable
 from typing import ClassVar
@@ -53,11 +58,11 @@ class Steps(RuleBasedStateMachine):
     """One example: a pair of trees, and what has been done to them. Rules are in the classes below."""
 
     worker: ClassVar[Worker]
-    blocks_while_open: ClassVar[bool]
+    writes_through: ClassVar[bool]
 
     def __init__(self) -> None:
         super().__init__()
-        self.judge = Judge(blocks_while_open=self.blocks_while_open)
+        self.judge = Judge(writes_through=self.writes_through)
         self.judge.calendar.add(*self.worker.begin())
         self.umask = 0o022
         self.open: list[int] = []
@@ -75,9 +80,11 @@ class Steps(RuleBasedStateMachine):
         self.step(draw.ALICE, "mknod", b"a", stat.S_IFREG | 0o666, 0)
         self.step(draw.ROOT, "mknod", b"d/b", stat.S_IFREG | 0o666, 0)
         self.step(draw.BOB, "symlink", b"d/b", b"c")
+        self._opened(draw.ALICE, "open", b"a", os.O_RDWR, 0)
+        self._opened(draw.ROOT, "open", b"d/b", os.O_RDWR | os.O_APPEND, 0)
 
-    def at(self, place: Place) -> bytes:
-        return place.resolve(self.known)
+    def at(self, place: Place, wanted: int = 0) -> bytes:
+        return place.resolve(self.known, wanted)
 
     def step(self, user: User, name: str, *arguments: object) -> Outcome:
         """Run one call in both trees; both must answer alike and look alike afterwards. ext4's answer."""
@@ -95,6 +102,22 @@ class Steps(RuleBasedStateMachine):
         elif not native.error:
             self.known = self.worker.known()
         return native
+
+    def fresh(self, value: bytes) -> bytes:
+        """A value that no attribute has yet, in the mode where setting it again is not compared."""
+        return value if self.writes_through else b"%d " % len(self.log) + value
+
+    def changes_size(self, ask: str, what: bytes | int, size: int) -> bool:
+        """Whether it is not the size that the file has, in the mode where this is not compared."""
+        if self.writes_through:
+            return True
+        status = self.step(draw.ROOT, ask, what).value
+        return not isinstance(status, calls.Status) or status.size != size
+
+    def _opened(self, user: User, name: str, *arguments: object) -> None:
+        slot, self.slots = self.slots, self.slots + 1
+        if not self.step(user, name, slot, *arguments).error:
+            self.open.append(slot)
 
     def agree(self, problems: Iterable[str]) -> None:
         found = list(problems)
@@ -119,7 +142,7 @@ class NameRules(Steps):
 
     @rule(user=draw.USERS, place=draw.ANY)
     def rmdir(self, user: User, place: Place) -> None:
-        self.step(user, "rmdir", self.at(place))
+        self.step(user, "rmdir", self.at(place, stat.S_IFDIR))
 
     @rule(user=draw.USERS, place=draw.ANY)
     def unlink(self, user: User, place: Place) -> None:
@@ -135,7 +158,7 @@ class NameRules(Steps):
 
     @rule(user=draw.USERS, place=draw.ANY)
     def readlink(self, user: User, place: Place) -> None:
-        self.step(user, "readlink", self.at(place))
+        self.step(user, "readlink", self.at(place, stat.S_IFLNK))
 
     @rule(user=draw.USERS, old=draw.EXISTING, new=draw.ANY)
     def rename(self, user: User, old: Place, new: Place) -> None:
@@ -156,7 +179,7 @@ class NameRules(Steps):
 
     @rule(user=draw.USERS, place=draw.ANY)
     def listing(self, user: User, place: Place) -> None:
-        self.step(user, "listing", self.at(place))
+        self.step(user, "listing", self.at(place, stat.S_IFDIR))
 
     @rule(user=draw.USERS, place=draw.ANY, repeat=st.sampled_from([2045, 2046, 2047, 2048]))
     def long_path(self, user: User, place: Place, repeat: int) -> None:
@@ -198,7 +221,9 @@ class AttributeRules(Steps):
 
     @rule(user=draw.USERS, place=draw.ANY, size=draw.SIZES)
     def truncate(self, user: User, place: Place, size: int) -> None:
-        self.step(user, "truncate", self.at(place), size)
+        path = self.at(place, stat.S_IFREG)
+        if self.changes_size("stat", path, size):
+            self.step(user, "truncate", path, size)
 
     @rule(
         user=draw.USERS,
@@ -209,7 +234,7 @@ class AttributeRules(Steps):
         follow=FOLLOW,
     )
     def setxattr(self, user: User, place: Place, name: bytes, value: bytes, flags: int, follow: bool) -> None:
-        self.step(user, "setxattr", self.at(place), name, value, flags, follow)
+        self.step(user, "setxattr", self.at(place), name, self.fresh(value), flags, follow)
 
     @rule(user=draw.USERS, place=draw.EXISTING, name=draw.XATTR_NAMES, size=draw.XATTR_SIZES, follow=FOLLOW)
     def getxattr(self, user: User, place: Place, name: bytes, size: int, follow: bool) -> None:
@@ -235,17 +260,19 @@ class HandleRules(Steps):
     def open_file(self, user: User, place: Place, flags: int, mode: int) -> None:
         self._opened(user, "open", self.at(place), flags, mode)
 
+    @precondition(lambda self: len(self.open) < MAX_OPEN)
+    @rule(user=draw.USERS, pick=st.integers(0, 255), flags=draw.FILE_FLAGS)
+    def open_regular(self, user: User, pick: int, flags: int) -> None:
+        """Most opens of the rule above meet a directory, or no permission."""
+        files = [path for path, kind in self.known if stat.S_ISREG(kind)] or [b"d/a"]
+        self._opened(user, "open", files[pick % len(files)], flags, 0o666)
+
     @precondition(lambda self: 0 < len(self.open) < MAX_OPEN)
     @rule(pick=SLOT)
     def dup(self, pick: int) -> None:
         slot, self.slots = self.slots, self.slots + 1
         self.step(draw.ROOT, "dup", self.slot(pick), slot)
         self.open.append(slot)
-
-    def _opened(self, user: User, name: str, *arguments: object) -> None:
-        slot, self.slots = self.slots, self.slots + 1
-        if not self.step(user, name, slot, *arguments).error:
-            self.open.append(slot)
 
     @precondition(lambda self: self.open)
     @rule(pick=SLOT)
@@ -283,7 +310,9 @@ class HandleRules(Steps):
     @precondition(lambda self: self.open)
     @rule(user=draw.USERS, pick=SLOT, size=draw.SIZES)
     def ftruncate(self, user: User, pick: int, size: int) -> None:
-        self.step(user, "ftruncate", self.slot(pick), size)
+        slot = self.slot(pick)
+        if self.changes_size("fstat", slot, size):
+            self.step(user, "ftruncate", slot, size)
 
     @precondition(lambda self: self.open)
     @rule(user=draw.USERS, pick=SLOT, mode=draw.MODES)
@@ -303,7 +332,7 @@ class HandleRules(Steps):
     @precondition(lambda self: self.open)
     @rule(user=draw.USERS, pick=SLOT, name=draw.XATTR_NAMES, value=draw.XATTR_VALUES, flags=draw.XATTR_FLAGS)
     def fsetxattr(self, user: User, pick: int, name: bytes, value: bytes, flags: int) -> None:
-        self.step(user, "fsetxattr", self.slot(pick), name, value, flags)
+        self.step(user, "fsetxattr", self.slot(pick), name, self.fresh(value), flags)
 
     @precondition(lambda self: len(self.open) > 1)
     @rule(user=draw.USERS, pick=SLOT, source=SLOT, length=draw.LENGTHS)
@@ -325,11 +354,11 @@ class DifferentialMachine(NameRules, AttributeRules, HandleRules):
     """All rules."""
 
 
-def machine_for(worker_process: Worker, *, writes_through: bool) -> type[DifferentialMachine]:
+def machine_for(worker_process: Worker, *, through: bool) -> type[DifferentialMachine]:
     """The machine for one worker and its mount."""
 
     class Machine(DifferentialMachine):
         worker = worker_process
-        blocks_while_open = writes_through
+        writes_through = through
 
     return Machine

@@ -22,7 +22,7 @@ def session(place: Path, sync: SyncMode) -> Iterator[tuple[type[DifferentialMach
     with volumes_in(place) as volumes:
         volume = volumes.make(f"sync={sync.value}", options=f"chunk_size={CHUNK_BYTES}")
         with worker(place, volume.directory) as process:
-            yield machine_for(process, writes_through=sync is SyncMode.WRITE), process
+            yield machine_for(process, through=sync is SyncMode.WRITE), process
         before = manifest(volume.directory)
         volume.remount()
         assert_same(manifest(volume.directory), before)

@@ -22,37 +22,47 @@ ALICE = User(1000, 1000, (SHARED_GROUP,))
 BOB = User(65534, 65534, (SHARED_GROUP,))
 USERS = st.sampled_from([ALICE, ROOT, BOB])
 
-NAMES = st.sampled_from([b"a", b"b", b"c", b"d", b"\xff\n", b"n" * 255, b"n" * 256])
-FEW_NAMES = st.sampled_from([b"a", b"b", b"c", b"d"])
-ENDINGS = st.sampled_from([b"/", b"/.", b"/.."])
-PICK = st.integers(0, 30)
+COMMON_NAMES = (b"a", b"b", b"c", b"d")
+ODD_NAMES = (b"\xff\n", b"n" * 255, b"n" * 256)
+ENDINGS = (b"/", b"/.", b"/..")
+WORD_OF_TYPE = 0o170000
+"""The bits of a mode that say the type (``S_IFMT``)."""
+
+ODD_ONE_IN = 12
+"""How often a place is an odd one, in any of several ways: most must be plain for steps to get anywhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A path: of something that exists, or of a name in a directory that exists."""
+    """A path: of something that exists, or of a name in a directory that exists. Smaller numbers are plainer."""
 
     pick: int
-    name: bytes | None = None
-    ending: bytes = b""
+    name: int
+    """Which name; -1: something that exists."""
+    oddness: int
+    """0: not odd."""
 
-    def resolve(self, known: list[tuple[bytes, int]]) -> bytes:
-        """The path, given paths and types of what there is (the first is the top)."""
-        if self.name is None:
-            below = known[1:] or known
-            return below[self.pick % len(below)][0] + self.ending
-        # Now and then below something that is no directory.
-        parents = [path for path, kind in known if stat.S_ISDIR(kind) or stat.S_ISLNK(kind)] * 3
-        parents += [path for path, kind in known if stat.S_ISREG(kind)][:1]
+    def resolve(self, known: list[tuple[bytes, int]], wanted: int = 0) -> bytes:
+        """The path, given paths and types of what there is (the first is the top); of type ``wanted``, mostly."""
+        odd, way = self.oddness // ODD_ONE_IN, self.oddness % ODD_ONE_IN
+        is_odd = way == ODD_ONE_IN - 1
+        ending = ENDINGS[odd % 3] if is_odd and odd % 4 < 2 else b""
+        if self.name < 0:
+            below = known if is_odd else known[1:] or known
+            if wanted and self.oddness % 4:
+                below = [(path, kind) for path, kind in below if kind & WORD_OF_TYPE == wanted] or below
+            return below[self.pick % len(below)][0] + ending
+        parents = [path for path, kind in known if is_odd or stat.S_ISDIR(kind)]
         parent = parents[self.pick % len(parents)]
-        return (b"" if parent == b"." else parent + b"/") + self.name + self.ending
+        names = ODD_NAMES if is_odd and odd % 4 == 2 else COMMON_NAMES
+        return (b"" if parent == b"." else parent + b"/") + names[self.name % len(names)] + ending
 
 
-PLAIN = st.builds(Place, PICK)
-EXISTING = st.one_of(PLAIN, PLAIN, PLAIN, PLAIN, PLAIN, st.builds(Place, PICK, st.none(), ENDINGS))
-NAMED = st.builds(Place, PICK, FEW_NAMES)
-NEW = st.one_of(NAMED, NAMED, NAMED, NAMED, st.builds(Place, PICK, NAMES), st.builds(Place, PICK, FEW_NAMES, ENDINGS))
-ANY = st.one_of(PLAIN, NEW)
+_PICK = st.integers(0, 255)
+_ODDNESS = st.integers(0, 16 * ODD_ONE_IN - 1)
+EXISTING = st.builds(Place, _PICK, st.just(-1), _ODDNESS)
+NEW = st.builds(Place, _PICK, st.integers(0, 11), _ODDNESS)
+ANY = st.builds(Place, _PICK, st.integers(-4, 3).map(lambda name: max(name, -1)), _ODDNESS)
 
 MODES = st.sampled_from(
     [0o644, 0o755, 0o777, 0o600, 0o000, 0o4755, 0o2755, 0o2745, 0o6777, 0o1777, 0o2777, 0o7777, 0o070, 0o007, 0o711]
@@ -92,6 +102,9 @@ def _flags(how: int, more: list[int]) -> int:
     return how
 
 
+FILE_FLAGS = st.sampled_from(
+    [os.O_RDWR, os.O_RDWR | os.O_CREAT, os.O_WRONLY | os.O_APPEND, os.O_RDWR | os.O_TRUNC, os.O_RDONLY, os.O_WRONLY]
+)
 OPEN_FLAGS = st.builds(_flags, _HOW, _MORE)
 TARGETS = st.sampled_from(
     [
@@ -103,7 +116,18 @@ TYPES = st.sampled_from([stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFREG, stat.S_IFCHR
 DEVICES = st.sampled_from([os.makedev(1, 3), os.makedev(240, 70000)])
 XATTR_NAMES = st.sampled_from(
     [
-        *(b"user.a", b"user.bc", b"trusted.a", b"security.a", b"user.", b"a", b"other.a"),
+        *(
+            b"user.a",
+            b"user.a",
+            b"user.a",
+            b"user.bc",
+            b"user.bc",
+            b"trusted.a",
+            b"security.a",
+            b"user.",
+            b"a",
+            b"other.a",
+        ),
         *(b"user." + b"x" * 250, b"user." + b"x" * 251),
     ]
 )

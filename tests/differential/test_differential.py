@@ -30,4 +30,5 @@ BOUNDED = settings(
 def test_ext4_and_benchfs_answer_alike(tmp_path: Path, sync: SyncMode) -> None:
     with session(tmp_path, sync) as (machine, worker):
         run_state_machine_as_test(machine, settings=BOUNDED)
-        assert worker.steps > 10 * worker.examples > 0
+        succeeded = {name for name, error in worker.answers if not error}
+        assert len(succeeded) > 30, "the machine does little but fail"

@@ -44,3 +44,14 @@ def test_what_truncate_cut_off_takes_no_blocks(volumes: Volumes, sync: str, left
     status = file.stat()
     assert status.st_blocks * 512 <= -(-left // 4096) * 4096
     assert (status.st_blocks > 0) == (left > 0)
+
+
+def test_setting_an_attribute_to_what_it_is_moves_no_ctime(volumes: Volumes) -> None:
+    file = volumes.make().directory / "file"
+    file.touch()
+    os.setxattr(file, "user.a", b"value")
+    before = file.stat().st_ctime_ns
+    os.setxattr(file, "user.a", b"value")
+    assert file.stat().st_ctime_ns == before
+    os.setxattr(file, "user.a", b"other")
+    assert file.stat().st_ctime_ns > before
