@@ -7,6 +7,8 @@ enforced they would promise what is not kept.
 
 from __future__ import annotations
 
+import stat
+
 from benchfs_core import acl
 from benchfs_core.changes import Changes
 from benchfs_core.errors import InvalidArgument, NoSuchAttribute, NotSupported
@@ -47,13 +49,13 @@ class ExtendedAttributes:
         self._check_namespace(name)
         await self._changes.allowed()
         self._metadata.get(inode)
+        if self._is_already(inode, name, value, drop_setgid=drop_setgid):
+            return
         now_ns = self._changes.now_ns()
         if name == acl.ACCESS:
             self._metadata.acls.set_access(inode, value, now_ns, drop_setgid=drop_setgid)
         elif name == acl.DEFAULT:
             self._metadata.acls.set_default(inode, value, now_ns)
-        elif self._is(inode, name, value):
-            return  # no change, and so no ctime: as on ext4
         else:
             self._metadata.xattrs.set(inode, name, value, now_ns)
         self._changes.made(inode, now_ns)
@@ -69,16 +71,32 @@ class ExtendedAttributes:
         await self._changes.allowed()
         now_ns = self._changes.now_ns()
         if name in _ACLS:
+            if self._find(inode, name) is None:
+                return
             self._metadata.acls.remove(inode, name, now_ns)
         else:
             self._metadata.xattrs.remove(inode, name, now_ns)
         self._changes.made(inode, now_ns)
 
-    def _is(self, inode: InodeId, name: bytes, value: bytes) -> bool:
+    def _find(self, inode: InodeId, name: bytes) -> bytes | None:
         try:
-            return self._metadata.xattrs.get(inode, name) == value
+            return self._metadata.xattrs.get(inode, name)
         except NoSuchAttribute:
+            return None
+
+    def _is_already(self, inode: InodeId, name: bytes, value: bytes, *, drop_setgid: bool) -> bool:
+        """Whether setting it would change nothing, and so must not move ctime: as on ext4."""
+        stored = self._find(inode, name)
+        if name not in _ACLS:
+            return stored == value
+        wanted, mode = acl.from_xattr(value), self._metadata.get(inode).mode
+        if wanted is None:
+            return stored is None
+        if drop_setgid and mode & stat.S_ISGID:
             return False
+        if name == acl.ACCESS and wanted.is_mode:
+            return stored is None and mode & acl.PERMISSION_BITS == wanted.mode
+        return stored == wanted.to_xattr()
 
     def _check_namespace(self, name: bytes) -> None:
         if not (name.startswith(_NAMESPACES) or (self._acl_enabled and name in _ACLS)):

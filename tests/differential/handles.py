@@ -31,6 +31,10 @@ class Handles:
     def _handle(self, slot: int) -> int:
         return self._open.get(slot, -1)
 
+    def _is_fifo(self, slot: int) -> bool:
+        handle = self._handle(slot)
+        return handle >= 0 and stat.S_ISFIFO(os.fstat(handle).st_mode)
+
     def open(self, slot: int, path: bytes, flags: int, mode: int) -> None:
         # Opening a fifo or a device must not wait for anybody.
         self._open[slot] = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, mode)
@@ -45,13 +49,13 @@ class Handles:
         return Status.of(os.fstat(self._handle(slot)))
 
     def read(self, slot: int, length: int) -> bytes:
-        return os.read(self._handle(slot), length)
+        return b"" if self._is_fifo(slot) else os.read(self._handle(slot), length)
 
     def pread(self, slot: int, length: int, offset: int) -> bytes:
         return os.pread(self._handle(slot), length, offset)
 
     def write(self, slot: int, data: bytes) -> int:
-        return os.write(self._handle(slot), data)
+        return -1 if self._is_fifo(slot) else os.write(self._handle(slot), data)
 
     def pwrite(self, slot: int, data: bytes, offset: int) -> int:
         return os.pwrite(self._handle(slot), data, offset)
@@ -94,8 +98,10 @@ class Handles:
         return [(name, kind) for name, kind, _ in calls.entries(handle)]
 
     def sendfile(self, slot: int, source: int, length: int) -> int:
-        """Copy from the position of ``source``; not within one file, where the order of bytes is anybody's guess."""
+        """Copy from the position of a regular file; not within one, where the order of bytes is anybody's guess."""
         target, origin = self._handle(slot), self._handle(source)
+        if self._is_fifo(slot) or (origin >= 0 and not stat.S_ISREG(os.fstat(origin).st_mode)):
+            return -1
         if target >= 0 and origin >= 0 and os.path.samestat(os.fstat(target), os.fstat(origin)):
             return -1
         return os.sendfile(target, origin, None, length)

@@ -25,14 +25,24 @@ class Calendar:
         self._starts: list[int] = []
         self._ends: list[int] = []
         self._reads: set[int] = set()
+        self._fills: set[int] = set()
 
-    def add(self, start_ns: int, end_ns: int, *, reads: bool = False) -> None:
-        """The next step; ``reads``: it reads regular files' data, maybe from the page cache."""
+    def add(self, start_ns: int, end_ns: int, *, reads: bool = False, fills: bool = False) -> None:
+        """The next step.
+
+        Args:
+            start_ns: when it began.
+            end_ns: when it ended.
+            reads: it reads regular files' data, maybe from the page cache.
+            fills: the kernel may read a page of it in order to write a part.
+        """
         assert not self._ends or start_ns > self._ends[-1] - 10**9, "the clock was set back"
         self._starts.append(start_ns)
         self._ends.append(end_ns)
         if reads:
             self._reads.add(len(self._starts) - 1)
+        if fills:
+            self._fills.add(len(self._starts) - 1)
 
     def step_of(self, stamp_ns: int) -> int | None:
         """The step that made a stamp; None: it was set to this value."""
@@ -41,6 +51,9 @@ class Calendar:
 
     def is_read(self, stamp_ns: int) -> bool:
         return self.step_of(stamp_ns) in self._reads
+
+    def is_fill(self, stamp_ns: int) -> bool:
+        return self.step_of(stamp_ns) in self._fills
 
     def label(self, stamp_ns: int) -> str:
         step = self.step_of(stamp_ns)
@@ -103,7 +116,7 @@ class Judge:
         for fact, status in zip(facts, (native, mounted), strict=True):
             fact["mtime"] = self.calendar.label(status.mtime_ns)
             fact["ctime"] = self.calendar.label(status.ctime_ns)
-            if not (stat.S_ISREG(native.mode) and self.calendar.is_read(native.atime_ns)):
+            if not (stat.S_ISREG(native.mode) and self._may_differ_in_atime(native, mounted)):
                 fact["atime"] = self.calendar.label(status.atime_ns)
         for name, value in facts[0].items():
             if value != facts[1].get(name):
@@ -111,6 +124,9 @@ class Judge:
         rounded = -(-native.size // ALLOCATION_BYTES) * ALLOCATION_BYTES
         if stat.S_ISREG(mounted.mode) and mounted.blocks * BLOCK_BYTES > rounded:
             yield f"{mounted.blocks} blocks on BenchFS for {native.size} bytes"
+
+    def _may_differ_in_atime(self, native: Status, mounted: Status) -> bool:
+        return self.calendar.is_read(native.atime_ns) or self.calendar.is_fill(mounted.atime_ns)
 
 
 def _facts(status: Status) -> dict[str, str]:

@@ -29,6 +29,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, required=True, help="no round begins later than this")
     parser.add_argument("--seed", type=int, required=True, help="of the first round; each further one has the next")
     parser.add_argument("--sync", type=SyncMode, choices=list(SyncMode), default=SyncMode.WRITE)
+    parser.add_argument("--acl", action="store_true", help="with POSIX ACLs")
     parser.add_argument("--no-shrink", action="store_true", help="show a difference as it was found")
     return parser.parse_args()
 
@@ -51,8 +52,9 @@ def _rounds(machine: type[DifferentialMachine], worker: Worker, arguments: argpa
         run_state_machine_as_test(seed(number)(machine), settings=options)
         number += 1
     minutes = (time.monotonic() - begin) / 60
+    mode = f"sync={arguments.sync.value}{',acl' if arguments.acl else ''}"
     print(
-        f"sync={arguments.sync.value}: seeds {arguments.seed} to {number - 1}, {worker.examples} examples, "
+        f"{mode}: seeds {arguments.seed} to {number - 1}, {worker.examples} examples, "
         f"{worker.steps} steps, {minutes:.1f} minutes: no difference"
     )
 
@@ -62,7 +64,7 @@ def main() -> int:
     arguments = _arguments()
     with tempfile.TemporaryDirectory(prefix="benchfs-differential-") as place:
         try:
-            with session(Path(place), arguments.sync) as (machine, worker):
+            with session(Path(place), arguments.sync, acl=arguments.acl) as (machine, worker):
                 _rounds(machine, worker, arguments)
         except AssertionError as difference:
             print(difference)

@@ -12,12 +12,16 @@ number of blocks             | allocation differs; some or none is compared, and
 blocks of files held open    | in sync=fsync only: the kernel holds written data, and we have no blocks for it yet
 atime of a regular file,     | the kernel answers reads from its page cache without telling a FUSE filesystem, so only
  if a read moved it on ext4  | reads of what is not cached move it; a move that ext4 does not make is a difference
+atime of a regular file,     | in sync=fsync only: the kernel reads a page to write a part of it, and such reads look
+ if a write moved it on ours | like any other
 setgid without execution for | Linux drops it too when a user outside the group writes, but the kernel does not ask FUSE
  the group, on regular files | filesystems to: it may stay
 times after a truncate to    | in sync=fsync only: ext4 moves them, the kernel, which owns them, moves them only if the
  the size that the file has  | size changes
 ctime after an xattr was set | in sync=fsync only: ext4 does not move it, the kernel, which owns it, does
  to the value it has         |
+reading and writing fifos,   | the kernel does it, and moves their times on ext4, not on FUSE filesystems; so too
+ sendfile from directories   | the atime of a directory in a sendfile(2) that fails
 nanoseconds                  | stamps come from clocks of different fineness; the step that made a stamp is compared
 positions in directories     | telldir(3) cookies mean something to their own filesystem only
 RENAME_WHITEOUT              | refused with EINVAL, as filesystems do that cannot be an overlay's upper layer
@@ -28,7 +32,7 @@ times after 2446             | ext4's last moment; ours are 64 bits
 xattrs over some 800 bytes   | ext4 keeps them in the inode and one block, and answers ENOSPC beyond that
 XATTR_CREATE together with   | pyfuse3 looks at XATTR_CREATE first and hands no flags on; nothing uses the two together
  XATTR_REPLACE               |
-system.* xattrs              | ACLs are refused unless the mount has them
+system.* xattrs              | without -o acl only: ACLs are refused there
 """
 
 from __future__ import annotations
@@ -50,6 +54,7 @@ from tests.differential.strategies import Place
 
 MAX_OPEN = 5
 READS = {"read", "pread", "sendfile", "map_and_read", "map_and_write"}
+WRITES = {"write", "pwrite", "sendfile", "map_and_write", "truncate", "ftruncate"}
 SLOT = st.integers(0, MAX_OPEN - 1)
 FOLLOW = st.booleans()
 
@@ -59,6 +64,7 @@ class Steps(RuleBasedStateMachine):
 
     worker: ClassVar[Worker]
     writes_through: ClassVar[bool]
+    acl: ClassVar[bool]
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +99,7 @@ class Steps(RuleBasedStateMachine):
         native, mounted = step.outcomes
         shown = ", ".join(map(short, arguments))
         self.log.append(f"{number}: uid {user.uid} umask {self.umask:o} {name}({shown}): {native.error or 'done'}")
-        self.judge.calendar.add(step.start_ns, step.end_ns, reads=name in READS)
+        self.judge.calendar.add(step.start_ns, step.end_ns, reads=name in READS, fills=self.fills(name))
         self.agree(self.judge.outcomes(native, mounted))
         if self.watched:
             looked = self.worker.look()
@@ -102,6 +108,9 @@ class Steps(RuleBasedStateMachine):
         elif not native.error:
             self.known = self.worker.known()
         return native
+
+    def fills(self, name: str) -> bool:
+        return name in WRITES and not self.writes_through
 
     def fresh(self, value: bytes) -> bytes:
         """A value that no attribute has yet, in the mode where setting it again is not compared."""
@@ -236,6 +245,21 @@ class AttributeRules(Steps):
     def setxattr(self, user: User, place: Place, name: bytes, value: bytes, flags: int, follow: bool) -> None:
         self.step(user, "setxattr", self.at(place), name, self.fresh(value), flags, follow)
 
+    @precondition(lambda self: self.acl)
+    @rule(user=draw.USERS, place=draw.EXISTING, name=draw.ACL_NAMES, value=draw.ACLS)
+    def set_acl(self, user: User, place: Place, name: bytes, value: bytes) -> None:
+        self.step(user, "setxattr", self.at(place), name, value, 0, True)
+
+    @precondition(lambda self: self.acl)
+    @rule(user=draw.USERS, place=draw.EXISTING, name=draw.ACL_NAMES)
+    def get_acl(self, user: User, place: Place, name: bytes) -> None:
+        self.step(user, "getxattr", self.at(place), name, 1000, True)
+
+    @precondition(lambda self: self.acl)
+    @rule(user=draw.USERS, place=draw.EXISTING, name=draw.ACL_NAMES)
+    def remove_acl(self, user: User, place: Place, name: bytes) -> None:
+        self.step(user, "removexattr", self.at(place), name, True)
+
     @rule(user=draw.USERS, place=draw.EXISTING, name=draw.XATTR_NAMES, size=draw.XATTR_SIZES, follow=FOLLOW)
     def getxattr(self, user: User, place: Place, name: bytes, size: int, follow: bool) -> None:
         self.step(user, "getxattr", self.at(place), name, size, follow)
@@ -354,11 +378,12 @@ class DifferentialMachine(NameRules, AttributeRules, HandleRules):
     """All rules."""
 
 
-def machine_for(worker_process: Worker, *, through: bool) -> type[DifferentialMachine]:
+def machine_for(worker_process: Worker, *, through: bool, with_acl: bool) -> type[DifferentialMachine]:
     """The machine for one worker and its mount."""
 
     class Machine(DifferentialMachine):
         worker = worker_process
         writes_through = through
+        acl = with_acl
 
     return Machine

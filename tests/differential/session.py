@@ -17,12 +17,12 @@ from tests.support.mounting import assert_same, manifest, volumes_in
 
 
 @contextlib.contextmanager
-def session(place: Path, sync: SyncMode) -> Iterator[tuple[type[DifferentialMachine], Worker]]:
+def session(place: Path, sync: SyncMode, *, acl: bool) -> Iterator[tuple[type[DifferentialMachine], Worker]]:
     """The machine and its worker. At the end what was kept must be the same after a remount, and fsck finds nothing."""
     with volumes_in(place) as volumes:
-        volume = volumes.make(f"sync={sync.value}", options=f"chunk_size={CHUNK_BYTES}")
+        volume = volumes.make(f"sync={sync.value}", options=f"chunk_size={CHUNK_BYTES}{',acl' if acl else ''}")
         with worker(place, volume.directory) as process:
-            yield machine_for(process, through=sync is SyncMode.WRITE), process
+            yield machine_for(process, through=sync is SyncMode.WRITE, with_acl=acl), process
         before = manifest(volume.directory)
         volume.remount()
         assert_same(manifest(volume.directory), before)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from dataclasses import dataclass
 
 from hypothesis import strategies as st
@@ -134,3 +135,32 @@ XATTR_NAMES = st.sampled_from(
 XATTR_VALUES = st.sampled_from([b"", b"value", b"\0\xff" * 30])
 XATTR_FLAGS = st.sampled_from([0, os.XATTR_CREATE, os.XATTR_REPLACE])
 XATTR_SIZES = st.sampled_from([0, 1, 5, 1000])
+
+
+ACL_NAMES = st.sampled_from([b"system.posix_acl_access", b"system.posix_acl_default"])
+_OWNER, _USER, _GROUP_OBJECT, _GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+
+
+def _acl(permissions: list[int], users: list[int], with_group: bool, with_mask: bool) -> bytes:
+    """An ACL as acl(5) has it, in the form of linux/posix_acl_xattr.h; invalid where it names some and has no mask."""
+    nobody = 0xFFFFFFFF
+    entries = [(_OWNER, permissions[0], nobody)]
+    entries += [(_USER, permissions[1], uid) for uid in sorted(users)]
+    entries.append((_GROUP_OBJECT, permissions[2], nobody))
+    entries += [(_GROUP, permissions[3], SHARED_GROUP)] * with_group
+    entries += [(_MASK, permissions[4], nobody)] * with_mask
+    entries.append((_OTHER, permissions[5], nobody))
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+ACLS = st.one_of(
+    st.builds(
+        _acl,
+        st.lists(st.integers(0, 7), min_size=6, max_size=6),
+        st.lists(st.sampled_from([ALICE.uid, BOB.uid, 7]), max_size=2),
+        st.booleans(),
+        st.sampled_from([True, True, True, False]),
+    ),
+    st.sampled_from([b"", b"junk", struct.pack("<I", 2), struct.pack("<I", 1)]),
+)
+"""Valid ones for the most part; those are refused that name a user twice or lack a mask."""

@@ -17,7 +17,7 @@ from tests.differential.session import session
 BOUNDED = settings(
     derandomize=True,
     database=None,
-    max_examples=60,
+    max_examples=30,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -26,9 +26,10 @@ BOUNDED = settings(
 
 @pytest.mark.fuse
 @pytest.mark.slow
+@pytest.mark.parametrize("acl", [False, True], ids=["plain", "acl"])
 @pytest.mark.parametrize("sync", SyncMode)
-def test_ext4_and_benchfs_answer_alike(tmp_path: Path, sync: SyncMode) -> None:
-    with session(tmp_path, sync) as (machine, worker):
+def test_ext4_and_benchfs_answer_alike(tmp_path: Path, sync: SyncMode, acl: bool) -> None:
+    with session(tmp_path, sync, acl=acl) as (machine, worker):
         run_state_machine_as_test(machine, settings=BOUNDED)
         succeeded = {name for name, error in worker.answers if not error}
         assert len(succeeded) > 30, "the machine does little but fail"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,3 +56,19 @@ def test_setting_an_attribute_to_what_it_is_moves_no_ctime(volumes: Volumes) -> 
     assert file.stat().st_ctime_ns == before
     os.setxattr(file, "user.a", b"other")
     assert file.stat().st_ctime_ns > before
+
+
+def test_an_acl_that_stays_as_it_is_moves_no_ctime(volumes: Volumes) -> None:
+    directory = volumes.make(options="acl").directory / "directory"
+    directory.mkdir()
+    before = directory.stat().st_ctime_ns
+    for name in ("system.posix_acl_access", "system.posix_acl_default"):
+        os.removexattr(directory, name)
+        assert directory.stat().st_ctime_ns == before
+    entries = ((0x01, 7), (0x04, 5), (0x20, 5))
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, bits, 0xFFFFFFFF) for tag, bits in entries)
+    os.setxattr(directory, "system.posix_acl_default", acl)
+    before, earlier = directory.stat().st_ctime_ns, before
+    assert before > earlier
+    os.setxattr(directory, "system.posix_acl_default", acl)
+    assert directory.stat().st_ctime_ns == before
