@@ -8,7 +8,7 @@ Not compared                 | because
 -----------------------------|-----------------------------------------------------------------------------------------
 inode and device numbers     | each filesystem has its own; which names share an inode, and d_ino = st_ino, is compared
 size, blocks of directories  | ext4 shows the blocks that its entries take; ours take none, and show 0
-number of blocks             | allocation differs; some or none is compared, and that they do not pass the size
+number of blocks             | allocation differs; some or none is compared, and that they hardly pass the size
 blocks of files held open    | in sync=fsync only: the kernel holds written data, and we have no blocks for it yet
 atime of a regular file,     | the kernel answers reads from its page cache without telling a FUSE filesystem, so only
  if a read moved it on ext4  | reads of what is not cached move it; a move that ext4 does not make is a difference
@@ -28,7 +28,7 @@ RENAME_WHITEOUT              | refused with EINVAL, as filesystems do that canno
 O_TMPFILE, fallocate,        | pyfuse3 has no handler for them: the kernel answers EOPNOTSUPP, and
  SEEK_HOLE and SEEK_DATA     | lseek as if there were no holes
 O_DIRECT                     | ext4 asks for alignment to the disk's blocks, we do not
-times after 2446             | ext4's last moment; ours are 64 bits
+times to 1901 and from 2446  | ext4's first and last second have no fractions, and nothing lies beyond; ours are 64 bits
 xattrs over some 800 bytes   | ext4 keeps them in the inode and one block, and answers ENOSPC beyond that
 XATTR_CREATE together with   | pyfuse3 looks at XATTR_CREATE first and hands no flags on; nothing uses the two together
  XATTR_REPLACE               |

@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from tests.differential.calls import Status
 
+CHUNK_BYTES = 64 * 1024
+"""Of the mount: the smallest, so that files have several."""
+
 
 class User(NamedTuple):
     """Whose credentials a call has."""

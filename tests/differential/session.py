@@ -12,7 +12,7 @@ from pathlib import Path
 from benchfs_core.types import SyncMode
 from tests.differential.client import Worker, worker
 from tests.differential.machine import DifferentialMachine, machine_for
-from tests.differential.strategies import CHUNK_BYTES
+from tests.differential.protocol import CHUNK_BYTES
 from tests.support.mounting import assert_same, manifest, volumes_in
 
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 
 from tests.differential.calls import NOW, OMIT
-from tests.differential.protocol import User
+from tests.differential.protocol import CHUNK_BYTES, User
 
-CHUNK_BYTES = 64 * 1024
 SHARED_GROUP = 2000
 ROOT = User(0, 0)
 ALICE = User(1000, 1000, (SHARED_GROUP,))
@@ -81,7 +80,7 @@ DATA = st.builds(lambda length, byte: bytes((byte,)) * length, LENGTHS, st.integ
 _SECOND = 10**9
 MOMENTS = st.one_of(
     st.sampled_from([NOW, OMIT, 0, -1, -(2**31) * _SECOND, 2**31 * _SECOND, 4_000_000_000 * _SECOND + 123_456_789]),
-    st.integers(-(2**31) * _SECOND, 2**33 * _SECOND),
+    st.integers(-(2**31 - 1) * _SECOND, 2**33 * _SECOND),
 )
 TIMES = st.one_of(st.none(), st.tuples(MOMENTS, MOMENTS))
 
