@@ -24,7 +24,8 @@ check "lint" ruff check .
 check "types" mypy
 check "layers" lint-imports
 check "repository" python -m pytest -q --no-header tests/unit/test_repository.py
-check "tests" python -m pytest "$@"
+# A file at a time on each of two processes: most of the time goes to waiting for disks and daemons.
+check "tests" python -m pytest --numprocesses 2 --dist loadfile "$@"
 
 if [ ${#failed[@]} -gt 0 ]; then
     printf 'failed:'
