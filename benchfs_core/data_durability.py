@@ -65,9 +65,9 @@ class DataDurability:
         """Make durable every write and cut of the file that ended before the call; its rows are the caller's matter.
 
         Raises:
-            FlushFailed: the filesystem below could not; from now on every flush of this file says so.
+            FlushFailed: the filesystem below could not; what that may have lost is in ``node.lost``.
         """
-        if node.needs_flush or node.flush is not None or node.failure is not None:
+        if node.needs_flush or node.flush is not None:
             if node.flush is None:
                 node.flush = SharedFlush(functools.partial(self._flush, node))
             await node.flush.flush()
@@ -76,13 +76,13 @@ class DataDurability:
         """Make the file durable: content, size and names, and unless ``datasync`` its times (fsync(2)).
 
         Raises:
-            FlushFailed: the data could not be flushed.
+            FlushFailed: the data could not be flushed, now or before and was not written again since.
             MetadataFailed: the metadata could not.
         """
         while True:
             await self.make_cut(node)
             await self.flush(node)
-            if not node.cut.recorded:
+            if not node.cut.recorded or node.lost.remains(node.size):
                 break
             await self._commit.writable(frees=True)
             if node.cut.may_be_forgotten:  # else shortened again meanwhile; a cut left in force would undo this fsync
@@ -92,6 +92,8 @@ class DataDurability:
             await self._commit.writable(frees=True)
             self.store_times(node)
         await self._commit.make_durable(node.changed_sequence)
+        if node.lost.remains(node.size):
+            raise FlushFailed(node.lost.reason)
 
     async def clean(self, node: ActiveInode, *, flushed_at: int | None = None) -> bool:
         """Flush a file that nobody writes to and remove its dirty mark; whether that came about.
@@ -100,7 +102,7 @@ class DataDurability:
             node: the file.
             flushed_at: ``node.writes`` before a flush of the whole filesystem below, made meanwhile; None: flush here.
         """
-        if not node.dirty or node.failure is not None:
+        if not node.dirty or node.lost.remains(node.size):
             return False
         if flushed_at is None:
             await self.make_cut(node)
@@ -109,6 +111,8 @@ class DataDurability:
         chunks = await self._store.stat_chunks(node.inode, sorted(node.written))
         await self._commit.writable(frees=True)
         if node.writes != flushed_at or not node.data_lock.idle or node.cut.pending is not None or not node.dirty:
+            return False
+        if node.lost.remains(node.size):
             return False
         node.blocks = node.clean_blocks = self._marks.mark_clean(node.inode, node.size, chunks, node.rows_void_from)
         node.least_size = node.size
@@ -161,6 +165,8 @@ class DataDurability:
             if node.cut.recorded and self.durable_writes:  # in force until its record is gone: it stops every writer
                 await self.flush(node)
                 await self._commit.writable(frees=True)
+                if node.lost.remains(node.size):  # the cut may be part of it
+                    raise FlushFailed(node.lost.reason)
                 if node.cut.pending == size:
                     self._clear_cut(node)
                     await self._commit.make_durable(node.changed_sequence)
@@ -179,6 +185,7 @@ class DataDurability:
             node.entries_unflushed = True
             node.unflushed.discard(chunk_index)
             node.written.discard(chunk_index)
+        node.lost.cut(size)
         void_from = node.rows_void_from
         node.rows_void_from = plan.first_deleted if void_from is None else min(void_from, plan.first_deleted)
         node.writes += 1
@@ -193,8 +200,6 @@ class DataDurability:
         node.changed_sequence = self._commit.sequence
 
     async def _flush(self, node: ActiveInode) -> None:
-        if node.failure is not None:
-            raise FlushFailed(node.failure)
         chunks, node.unflushed = node.unflushed, set()
         entries, node.entries_unflushed = node.entries_unflushed, False
         cuts = node.cut.made
@@ -202,12 +207,9 @@ class DataDurability:
         try:
             await self._flush_chunks(node, chunks)
             if entries:
-                await self._store.fsync_entries(node.inode)
+                await self._flush_entries(node)
             node.cut.flushed = cuts
             confirmed = True
-        except OSError as error:
-            node.failure = f"inode {node.inode}: flush failed: {error.strerror}"
-            raise FlushFailed(node.failure) from error
         finally:
             if not confirmed:
                 node.unflushed |= chunks
@@ -215,15 +217,17 @@ class DataDurability:
 
     async def _flush_chunks(self, node: ActiveInode, chunks: set[ChunkIndex]) -> None:
         todo = iter(sorted(chunks))
-        errors: list[OSError] = []
+        failed: list[FlushFailed] = []
 
         async def work() -> None:
             for chunk_index in todo:
                 try:
                     await self._store.fsync_chunk(node.inode, chunk_index)
                 except OSError as error:
-                    errors.append(error)
-                    return
+                    start = chunk_index * self._chunk_size
+                    reason = f"inode {node.inode}: flush of chunk {chunk_index} failed: {error.strerror}"
+                    node.lost.note(start, start + self._chunk_size, reason)
+                    failed.append(FlushFailed(reason))
 
         if len(chunks) == 1:
             await work()
@@ -231,8 +235,15 @@ class DataDurability:
             async with trio.open_nursery() as nursery:
                 for _ in range(min(len(chunks), FLUSHES_AT_ONCE)):
                     nursery.start_soon(work)
-        if errors:
-            raise errors[0]
+        if failed:
+            raise failed[0]
+
+    async def _flush_entries(self, node: ActiveInode) -> None:
+        try:
+            await self._store.fsync_entries(node.inode)
+        except OSError as error:
+            node.lost.note_names(f"inode {node.inode}: flush of its chunk directory failed: {error.strerror}")
+            raise FlushFailed(node.lost.reason) from error
 
 
 def _blocks_left(chunk: ChunkInfo, cut: Cut) -> int:

@@ -194,14 +194,17 @@ class FileIO:
         await self._each(write, spans(offset, len(data), self._chunk_size))
 
     async def _write_span(self, node: ActiveInode, span: Span, data: Buffer) -> None:
+        start = span.chunk_index * self._chunk_size + span.offset
+        end, failures = start + span.length, node.lost.failures
         confirmed = False
         try:
             await self._store.write_chunk(node.inode, span.chunk_index, span.offset, data)
             confirmed = self._durability.durable_writes
+            node.lost.rewritten(start, end, failures)
         except OSError as error:
             if self._durability.durable_writes and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 # the bytes may be cached and shown, while the kernel has forgotten that they are not on disk
-                node.failure = f"inode {node.inode}: write failed: {error.strerror}"
+                node.lost.note(start, end, f"inode {node.inode}: write failed: {error.strerror}")
             raise
         finally:  # after a failure as well: a part may be there
             node.written.add(span.chunk_index)

@@ -11,7 +11,6 @@ Durable on return: with ``sync=write`` what ``write`` and ``truncate`` did; in b
 
 from __future__ import annotations
 
-import itertools
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -20,8 +19,8 @@ from dataclasses import replace
 
 from benchfs_core.changes import Changes
 from benchfs_core.errors import (
-    BadHandle,
     FileSystemError,
+    FlushFailed,
     InvalidArgument,
     IsADirectory,
     NotADirectory,
@@ -34,6 +33,7 @@ from benchfs_core.maintenance import Maintenance
 from benchfs_core.metadata.group_commit import GroupCommit
 from benchfs_core.metadata.manager import MetadataManager
 from benchfs_core.mounting import Mounting
+from benchfs_core.open_files import OpenFiles
 from benchfs_core.types import (
     AttributeChange,
     Attributes,
@@ -69,10 +69,7 @@ class FileSystem:
         self._changes = Changes(commit, inodes, now_ns, read_only=mounting.read_only)
         self.xattrs = ExtendedAttributes(metadata, self._changes, acl_enabled=mounting.acl)
         """Extended attributes and ACLs."""
-        self._files: dict[HandleId, ActiveInode] = {}
-        self._noatime: set[HandleId] = set()
-        self._directories: dict[HandleId, InodeId] = {}
-        self._handles = (HandleId(number) for number in itertools.count(1))
+        self._open_files = OpenFiles()
 
     # Names
 
@@ -215,7 +212,7 @@ class FileSystem:
 
     async def read(self, handle: HandleId, offset: int, length: int) -> Buffer:
         """Up to ``length`` bytes from ``offset``, fewer only at the end of the file (pread(2))."""
-        node = self._file(handle)
+        node = self._open_files.file(handle).node
         data = await self._file_io.read(node, offset, length)
         if self.reading_moves_atime(handle):
             node.atime_ns = self._now_ns()
@@ -224,9 +221,10 @@ class FileSystem:
 
     def reading_moves_atime(self, handle: HandleId) -> bool:
         """Whether the next read would; a front end that answers reads from a cache must then let it come here."""
-        node = self._file(handle)
-        if handle in self._noatime:
+        file = self._open_files.file(handle)
+        if file.noatime:
             return False
+        node = file.node
         return self._mounting.moves_atime(node.atime_ns, node.mtime_ns, node.ctime_ns, self._now_ns)
 
     async def write(self, handle: HandleId, offset: int, data: Buffer, *, keep_times: bool = False) -> int:
@@ -234,23 +232,33 @@ class FileSystem:
 
         With ``keep_times`` mtime and ctime stay: for a front end that keeps them itself and tells them by ``setattr``.
         """
-        node = self._file(handle)
+        node = self._open_files.file(handle).node
         if self._mounting.read_only:
             raise VolumeReadOnly("mounted read-only")
         self._commit.raise_if_failed()
         return await self._file_io.write(node, offset, data, keep_times=keep_times)
 
     async def fsync(self, handle: HandleId, *, datasync: bool = False) -> None:
-        """Make the file durable, with the names it has (fsync(2)). FlushFailed, MetadataFailed."""
-        node = self._file(handle)
-        if not self._mounting.read_only:
-            await self._file_io.fsync(node, datasync=datasync)
+        """Make the file durable, with the names it has (fsync(2)).
+
+        Raises:
+            FlushFailed: data was lost: since the handle was opened, which each handle is told once; or at any time and
+                not written again since, which it is told each time.
+            MetadataFailed: the metadata could not be made durable.
+        """
+        file = self._open_files.file(handle)
+        if self._mounting.read_only:
+            return
+        try:
+            await self._file_io.fsync(file.node, datasync=datasync)
+        finally:
+            told, file.failures_told = file.failures_told, file.node.lost.failures
+        if told != file.failures_told:
+            raise FlushFailed(file.node.lost.reason)
 
     async def release(self, handle: HandleId) -> None:
         """Close a file."""
-        node = self._file(handle)
-        del self._files[handle]
-        self._noatime.discard(handle)
+        node = self._open_files.drop_file(handle)
         node.open_count -= 1
         if node.open_count == 0:
             self._maintenance.closed(node)
@@ -263,9 +271,7 @@ class FileSystem:
         """Open a directory. NotADirectory."""
         if not stat.S_ISDIR(self._metadata.get(inode).mode):
             raise NotADirectory(f"inode {inode}")
-        handle = next(self._handles)
-        self._directories[handle] = inode
-        return handle
+        return self._open_files.add_directory(inode)
 
     async def readdir(self, handle: HandleId, after_cookie: int) -> Iterator[DirectoryEntry]:
         """Entries after ``after_cookie`` (0: all), without `.` and `..`; take them before the next checkpoint.
@@ -273,7 +279,7 @@ class FileSystem:
         An entry that is there throughout is listed once, whatever else happens to the directory meanwhile (readdir(3)).
         Entries are not counted: ``remember`` those that were passed on.
         """
-        directory = self._directory(handle)
+        directory = self._open_files.directory(handle)
         if after_cookie == 0:
             await self._accessed(directory)
         return self._entries(directory, after_cookie)
@@ -284,17 +290,16 @@ class FileSystem:
 
     async def directory_and_parent(self, handle: HandleId) -> tuple[InodeId, InodeId]:
         """What `.` and `..` of an open directory are."""
-        directory = self._directory(handle)
+        directory = self._open_files.directory(handle)
         return directory, self._metadata.parent(directory)
 
     async def releasedir(self, handle: HandleId) -> None:
         """Close a directory."""
-        self._directory(handle)
-        del self._directories[handle]
+        self._open_files.drop_directory(handle)
 
     async def fsync_directory(self, handle: HandleId) -> None:
         """Make every change of names so far durable (fsync(2) of a directory)."""
-        self._directory(handle)
+        self._open_files.directory(handle)
         if not self._mounting.read_only:
             await self._commit.commit()
 
@@ -318,11 +323,7 @@ class FileSystem:
         node = self._inodes.activate(attributes)
         node.open_count += 1
         node.changed_sequence = self._commit.last_change  # fsync makes the name durable that led here
-        handle = next(self._handles)
-        self._files[handle] = node
-        if noatime:
-            self._noatime.add(handle)
-        return handle
+        return self._open_files.add_file(node, noatime=noatime)
 
     async def _truncate(self, inode: InodeId, size: int) -> None:
         attributes = self._metadata.get(inode)
@@ -367,18 +368,6 @@ class FileSystem:
                 await self._changes.allowed()
                 stored = self._metadata.get(inode)
                 self._metadata.marks.set_times(inode, self._now_ns(), stored.mtime_ns, stored.ctime_ns)
-
-    def _file(self, handle: HandleId) -> ActiveInode:
-        node = self._files.get(handle)
-        if node is None:
-            raise BadHandle(f"file handle {handle}")
-        return node
-
-    def _directory(self, handle: HandleId) -> InodeId:
-        inode = self._directories.get(handle)
-        if inode is None:
-            raise BadHandle(f"directory handle {handle}")
-        return inode
 
 
 def _check_regular(attributes: Attributes) -> None:

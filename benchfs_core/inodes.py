@@ -12,6 +12,7 @@ from dataclasses import replace
 import trio
 
 from benchfs_core.locks import SharedLock
+from benchfs_core.lost_data import LostData
 from benchfs_core.shared_flush import SharedFlush
 from benchfs_core.types import Attributes, ChunkIndex, InodeId
 
@@ -83,11 +84,11 @@ class ActiveInode:
         "data_lock",
         "dirty",
         "entries_unflushed",
-        "failure",
         "flush",
         "idle_since_s",
         "inode",
         "least_size",
+        "lost",
         "mark_lock",
         "mark_sequence",
         "mtime_ns",
@@ -142,8 +143,8 @@ class ActiveInode:
         """Whether chunks were deleted since the last flush."""
         self.rows_void_from: ChunkIndex | None = None
         """Chunk rows from this index on do not hold since a cut."""
-        self.failure: str | None = None
-        """Why data that was written may be lost: every fsync reports it."""
+        self.lost = LostData()
+        """What was written and may be lost, until it is written again."""
 
         self.data_lock = SharedLock()
         self.mark_lock = trio.Lock()

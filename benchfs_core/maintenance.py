@@ -167,7 +167,7 @@ class Maintenance:
             for node in self._inodes.active.values()
             if not (node.open_count or node.unlinked)
             and node.dirty
-            and not node.failure
+            and not node.lost.remains(node.size)
             and node.idle_since_s <= before_s
         ]
 
@@ -177,7 +177,7 @@ class Maintenance:
 
     async def _clean(self, nodes: Sequence[ActiveInode]) -> None:
         """Make files clean; those that are in use meanwhile, or cannot be flushed, stay dirty."""
-        nodes = [node for node in nodes if node.dirty and node.failure is None and not node.unlinked]
+        nodes = [node for node in nodes if node.dirty and not node.lost.remains(node.size) and not node.unlinked]
         flushed_at: dict[InodeId, int] = {}
         if len(nodes) > _CLEAN_AT_ONCE and not self._durability.durable_writes:
             for node in nodes:
@@ -198,7 +198,8 @@ class Maintenance:
 
     async def _settle_cuts(self) -> None:
         """Make recorded cuts and flush those files: while a cut is on record, a crash repeats it on what came after."""
-        for node in [node for node in self._inodes.active.values() if node.cut.recorded and node.failure is None]:
+        cut = [node for node in self._inodes.active.values() if node.cut.recorded]
+        for node in [node for node in cut if not node.lost.remains(node.size)]:
             try:
                 await self._durability.fsync(node, datasync=True)
             except (FileSystemError, OSError) as error:

@@ -80,8 +80,8 @@ async def _recover_file(
     try:
         chunks = await store.list_chunks(mark.inode)
     except CorruptChunk as error:
-        node.failure = f"inode {mark.inode}: {error}: run benchfs fsck"
-        log.error(node.failure)
+        node.lost.note_names(f"inode {mark.inode}: {error}: run benchfs fsck")
+        log.error(node.lost.reason)
         return
     end = max((file_end(chunk.chunk_index, chunk.length, chunk_size) for chunk in chunks), default=0)
     if mark.cut is not None:

@@ -132,7 +132,7 @@ async def test_one_file_that_cannot_be_flushed_keeps_no_other_from_disk(tmp_path
             handle, _ = await fs.create(ROOT_INODE, b"bad", 0o644, OWNER)
             await fs.write(handle, 0, b"bad")
             plan.rules.append(Rule("fdatasync", nth=plan.calls["fdatasync"] + 1, error=errno.EIO))
-            with pytest.raises(Exception, match="flush failed"):
+            with pytest.raises(Exception, match="flush of chunk 0 failed"):
                 await fs.fsync(handle)
             await write_file(fs, b"good", b"good")
             await fs.mkdir(ROOT_INODE, b"directory", 0o755, OWNER)

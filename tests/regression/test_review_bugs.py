@@ -36,8 +36,8 @@ async def test_a_failed_flush_of_everything_is_asked_of_each_file() -> None:
         rig.store.fail("fsync_chunk", errno.EIO)
         with pytest.raises(FlushFailed):
             await rig.maintenance.sync()
-        assert rig.events.count("fsync 0") == len(nodes) - 1
-        bad = [node for node in nodes if node.failure is not None]
+        assert rig.events.count("fsync 0") == len(nodes)
+        bad = [node for node in nodes if node.lost.failures]
         assert len(bad) == 1
         assert bad[0].dirty
         with pytest.raises(FlushFailed):

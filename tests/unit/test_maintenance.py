@@ -51,7 +51,7 @@ async def test_sync_says_what_could_not_be_flushed() -> None:
         for node in (one, two):
             await rig.io.write(node, 0, b"x")
         rig.store.fail("fsync_chunk", errno.EIO)
-        with pytest.raises(Exception, match="flush failed"):
+        with pytest.raises(Exception, match="flush of chunk 0 failed"):
             await rig.maintenance.sync()
         assert (one.dirty, two.dirty) == (True, False)
 

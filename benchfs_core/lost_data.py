@@ -1,0 +1,63 @@
+"""Which bytes of a file may be lost, because a flush or a durable write of them failed.
+
+Pure: imports nothing of BenchFS. After a failed fsync(2) the kernel takes the pages for clean, and the next fsync(2)
+says nothing about them (fsync(2), ERRORS, EIO). So the failure is remembered here until the bytes are written again or
+cut off. Invariant: never a byte too few: what is in doubt counts as lost.
+"""
+
+from __future__ import annotations
+
+MAX_RANGES = 1024
+"""Beyond it, what is rewritten in the middle of a lost range is no longer told apart: a bound on memory."""
+
+
+class LostData:
+    """The lost ranges of one file, as file offsets, and how often something was lost."""
+
+    __slots__ = ("_names", "_ranges", "failures", "reason")
+
+    def __init__(self) -> None:
+        self.failures = 0
+        """How many failures there were; a handle that has seen fewer has not been told of the last."""
+        self.reason = ""
+        """What the last one was."""
+        self._ranges: list[tuple[int, int]] = []
+        self._names = False
+
+    def note(self, start: int, end: int, reason: str) -> None:
+        """Bytes from ``start`` to ``end`` were written, and may not be on disk."""
+        self._failed(reason)
+        apart = [pair for pair in self._ranges if pair[1] < start or pair[0] > end]
+        touching = [pair for pair in self._ranges if not (pair[1] < start or pair[0] > end)]
+        whole = (min([start, *(pair[0] for pair in touching)]), max([end, *(pair[1] for pair in touching)]))
+        self._ranges = sorted([*apart, whole])
+
+    def note_names(self, reason: str) -> None:
+        """Chunk files were made or deleted, and that may not be on disk: nothing that is written makes it good."""
+        self._failed(reason)
+        self._names = True
+
+    def rewritten(self, start: int, end: int, failures: int) -> None:
+        """Bytes from ``start`` to ``end`` were written, by a write that began when there were so many ``failures``.
+
+        A write that a failure came in between of may be part of what was lost.
+        """
+        if failures != self.failures:
+            return
+        left: list[tuple[int, int]] = []
+        for low, high in self._ranges:
+            left += [part for part in ((low, min(high, start)), (max(low, end), high)) if part[0] < part[1]]
+        if len(left) <= MAX_RANGES:
+            self._ranges = left
+
+    def cut(self, size: int) -> None:
+        """Bytes from ``size`` on were cut off."""
+        self._ranges = [(low, min(high, size)) for low, high in self._ranges if low < size]
+
+    def remains(self, size: int) -> bool:
+        """Whether something of a file of ``size`` bytes may be lost."""
+        return self._names or any(low < size for low, _ in self._ranges)
+
+    def _failed(self, reason: str) -> None:
+        self.failures += 1
+        self.reason = reason

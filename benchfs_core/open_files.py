@@ -1,0 +1,74 @@
+"""What is open: the table from handles to files and directories.
+
+Imports ``types``, ``errors``, ``inodes``. Invariant: a handle is given once, and means one file or one directory until
+it is dropped.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from benchfs_core.errors import BadHandle
+from benchfs_core.inodes import ActiveInode
+from benchfs_core.types import HandleId, InodeId
+
+
+@dataclass(slots=True)
+class OpenFile:
+    """What the handle of a file stands for."""
+
+    node: ActiveInode
+    noatime: bool
+    """Whether reading through it moves no atime."""
+    failures_told: int
+    """``node.lost.failures`` when the handle was opened or its last fsync ended."""
+
+
+class OpenFiles:
+    """The handles of one mount."""
+
+    def __init__(self) -> None:
+        self._numbers = (HandleId(number) for number in itertools.count(1))
+        self._files: dict[HandleId, OpenFile] = {}
+        self._directories: dict[HandleId, InodeId] = {}
+
+    def __len__(self) -> int:
+        return len(self._files) + len(self._directories)
+
+    def add_file(self, node: ActiveInode, *, noatime: bool) -> HandleId:
+        """A new handle of a file."""
+        handle = next(self._numbers)
+        self._files[handle] = OpenFile(node, noatime, node.lost.failures)
+        return handle
+
+    def add_directory(self, inode: InodeId) -> HandleId:
+        """A new handle of a directory."""
+        handle = next(self._numbers)
+        self._directories[handle] = inode
+        return handle
+
+    def file(self, handle: HandleId) -> OpenFile:
+        """What the handle of a file stands for. BadHandle."""
+        file = self._files.get(handle)
+        if file is None:
+            raise BadHandle(f"file handle {handle}")
+        return file
+
+    def directory(self, handle: HandleId) -> InodeId:
+        """The directory that a handle stands for. BadHandle."""
+        inode = self._directories.get(handle)
+        if inode is None:
+            raise BadHandle(f"directory handle {handle}")
+        return inode
+
+    def drop_file(self, handle: HandleId) -> ActiveInode:
+        """Close a file; return it. BadHandle."""
+        node = self.file(handle).node
+        del self._files[handle]
+        return node
+
+    def drop_directory(self, handle: HandleId) -> None:
+        """Close a directory. BadHandle."""
+        self.directory(handle)
+        del self._directories[handle]

@@ -1,0 +1,149 @@
+"""What a failed flush may have lost, as ranges (against a set of bytes), and who is told of it, by ``FileSystem``."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchfs_core.errors import FlushFailed, VolumeError
+from benchfs_core.filesystem import FileSystem
+from benchfs_core.lost_data import MAX_RANGES, LostData
+from benchfs_core.types import ROOT_INODE, AttributeChange, HandleId, SyncMode
+from tests.support.faults import FaultPlan, FaultyIO, Rule
+from tests.support.volumes import CHUNK_SIZE, OWNER, open_test_volume
+
+RANGE = st.tuples(st.integers(0, 30), st.integers(1, 10)).map(lambda pair: (pair[0], sum(pair)))
+STEP = st.one_of(
+    st.tuples(st.sampled_from(["note", "rewritten", "rewritten late"]), RANGE),
+    st.tuples(st.just("cut"), st.integers(0, 40).map(lambda size: (size, size))),
+)
+
+
+@given(st.lists(STEP, max_size=12))
+def test_ranges_are_the_bytes_they_stand_for(steps: list[tuple[str, tuple[int, int]]]) -> None:
+    lost, model = LostData(), set[int]()
+    for verb, (start, end) in steps:
+        if verb == "note":
+            lost.note(start, end, "why")
+            model |= set(range(start, end))
+        elif verb == "rewritten":
+            lost.rewritten(start, end, lost.failures)
+            model -= set(range(start, end))
+        elif verb == "cut":
+            lost.cut(start)
+            model = {byte for byte in model if byte < start}
+        else:
+            lost.rewritten(start, end, lost.failures - 1)
+        assert [size for size in range(42) if lost.remains(size)] == [
+            size for size in range(42) if any(byte < size for byte in model)
+        ]
+
+
+def test_too_many_pieces_stay_lost_rather_than_be_forgotten() -> None:
+    lost = LostData()
+    lost.note(0, 4 * MAX_RANGES, "why")
+    for offset in range(1, 4 * MAX_RANGES, 2):
+        lost.rewritten(offset, offset + 1, 1)
+    assert lost.remains(1)
+    lost.rewritten(0, 4 * MAX_RANGES, 1)
+    assert not lost.remains(4 * MAX_RANGES)
+
+
+@asynccontextmanager
+async def failing(tmp_path: Path, *, lost: bool = True) -> AsyncIterator[tuple[FileSystem, Callable[[], None]]]:
+    """A volume, and what makes its next flush of data fail; ``lost``: whether it ends with data lost."""
+    plan = FaultPlan()
+
+    def fail_next() -> None:
+        plan.rules.append(Rule("fdatasync", nth=plan.calls["fdatasync"] + 1, error=errno.EIO))
+
+    volume = open_test_volume(tmp_path / "v", SyncMode.FSYNC, wrap_io=lambda io: FaultyIO(io, plan))
+    if lost:
+        with pytest.raises(VolumeError, match="not everything could be brought to disk"):
+            async with volume as opened:
+                yield opened.filesystem, fail_next
+    else:
+        async with volume as opened:
+            yield opened.filesystem, fail_next
+    assert plan.fired
+
+
+async def lose(fs: FileSystem, fail_next: Callable[[], None], handle: HandleId, length: int = 100) -> None:
+    """Write, and have the flush of it fail."""
+    await fs.write(handle, 0, b"x" * length)
+    fail_next()
+    with pytest.raises(FlushFailed):
+        await fs.fsync(handle)
+
+
+async def test_lost_data_is_told_at_every_fsync_until_it_is_written_again(tmp_path: Path) -> None:
+    async with failing(tmp_path, lost=False) as (fs, fail_next):
+        handle, made = await fs.create(ROOT_INODE, b"f", 0o600, OWNER)
+        await lose(fs, fail_next, handle)
+        with pytest.raises(FlushFailed, match=f"inode {made.inode}: flush of chunk 0"):
+            await fs.fsync(handle)
+        await fs.write(handle, 10, b"y" * 20)
+        with pytest.raises(FlushFailed):  # the rest is still in doubt
+            await fs.fsync(handle)
+        await fs.write(handle, 0, b"z" * 100)
+        await fs.fsync(handle)
+        await fs.release(handle)
+
+
+async def test_what_is_cut_off_is_no_longer_missed(tmp_path: Path) -> None:
+    async with failing(tmp_path, lost=False) as (fs, fail_next):
+        handle, made = await fs.create(ROOT_INODE, b"f", 0o600, OWNER)
+        await lose(fs, fail_next, handle)
+        await fs.setattr(made.inode, AttributeChange(), 0)
+        await fs.write(handle, 0, b"new")
+        await fs.fsync(handle)
+        await fs.release(handle)
+
+
+async def test_every_handle_that_was_open_is_told_once_even_after_another_has_made_it_good(tmp_path: Path) -> None:
+    async with failing(tmp_path, lost=False) as (fs, fail_next):
+        first, made = await fs.create(ROOT_INODE, b"f", 0o600, OWNER)
+        second, third = await fs.open(made.inode), await fs.open(made.inode)
+        await lose(fs, fail_next, first)
+        await fs.write(first, 0, b"z" * 100)
+        await fs.fsync(first)
+        for handle in (second, third):
+            with pytest.raises(FlushFailed):
+                await fs.fsync(handle)
+            await fs.fsync(handle)
+        late = await fs.open(made.inode)
+        await fs.fsync(late)
+        for handle in (first, second, third, late):
+            await fs.release(handle)
+
+
+async def test_a_new_handle_is_told_while_data_is_missing_and_the_file_is_never_called_clean(tmp_path: Path) -> None:
+    async with failing(tmp_path) as (fs, fail_next):
+        handle, made = await fs.create(ROOT_INODE, b"f", 0o600, OWNER)
+        await lose(fs, fail_next, handle)
+        await fs.release(handle)
+        handle = await fs.open(made.inode)
+        with pytest.raises(FlushFailed):
+            await fs.fsync(handle)
+        with pytest.raises(FlushFailed):
+            await fs.sync()
+        await fs.release(handle)
+
+
+async def test_only_the_chunk_that_failed_is_in_doubt_and_no_other_file(tmp_path: Path) -> None:
+    async with failing(tmp_path, lost=False) as (fs, fail_next):
+        handle, _ = await fs.create(ROOT_INODE, b"f", 0o600, OWNER)
+        other, _ = await fs.create(ROOT_INODE, b"g", 0o600, OWNER)
+        await fs.write(other, 0, b"good")
+        await lose(fs, fail_next, handle, length=2 * CHUNK_SIZE)
+        await fs.fsync(other)
+        await fs.write(handle, 0, b"z" * CHUNK_SIZE)  # the first that was flushed
+        await fs.fsync(handle)
+        for opened in (handle, other):
+            await fs.release(opened)
