@@ -59,7 +59,8 @@ stamped() { # LEVEL: whether the environment is complete and current for it
 tools_missing() { # prints the Debian packages of absent programs that are needed whenever BenchFS runs (dev: is tested)
     local pair wanted=(fusermount3:fuse3)
     if [ "$level" = dev ]; then
-        wanted+=(fio:fio git:git rsync:rsync sqlite3:sqlite3 strace:strace setfattr:attr gcc:gcc mount:mount losetup:mount)
+        wanted+=(fio:fio git:git rsync:rsync sqlite3:sqlite3 strace:strace setfattr:attr setfacl:acl gcc:gcc)
+        wanted+=(mount:mount losetup:mount)
     fi
     for pair in "${wanted[@]}"; do
         command -v "${pair%%:*}" >/dev/null || [ -x "/usr/sbin/${pair%%:*}" ] || [ -x "/sbin/${pair%%:*}" ] ||

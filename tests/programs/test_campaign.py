@@ -27,6 +27,11 @@ def test_a_program_runs_as_on_the_native_filesystem(program: Program, sync: Sync
     assert said
 
 
+def test_acls_are_copied_there_and_back(tmp_path: Path) -> None:
+    (rsync,) = (program for program in CHOSEN if program.name == "rsync")
+    assert on_mount(rsync, tmp_path, "sync=fsync,acl", quick=True).startswith("-aHAX")
+
+
 def test_every_program_has_a_name_of_its_own() -> None:
     names = [program.name for program in programs.PROGRAMS]
     assert len(set(names)) == len(names) > 20
