@@ -105,7 +105,7 @@ class Judge:
     def status(self, native: Status, mounted: Status, *, is_open: bool) -> Iterator[str]:
         """Differences between two answers of stat."""
         facts = _facts(native), _facts(mounted)
-        if stat.S_ISREG(native.mode) and (self._writes_through or not is_open):
+        if stat.S_ISREG(native.mode) and native.blocks and (self._writes_through or not is_open):
             for fact, status in zip(facts, (native, mounted), strict=True):
                 fact["has blocks"] = str(status.blocks > 0)
         if (

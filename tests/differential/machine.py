@@ -8,7 +8,8 @@ Not compared                 | because
 -----------------------------|-----------------------------------------------------------------------------------------
 inode and device numbers     | each filesystem has its own; which names share an inode, and d_ino = st_ino, is compared
 size, blocks of directories  | ext4 shows the blocks that its entries take; ours take none, and show 0
-number of blocks             | allocation differs; some or none is compared, and that they hardly pass the size
+number of blocks             | allocation differs, and of what a truncate cut off a page may still be counted; it is
+                             | compared that there are some where ext4 has some, and that they hardly pass the size
 blocks of files held open    | in sync=fsync only: the kernel holds written data, and we have no blocks for it yet
 atime of a regular file,     | the kernel answers reads from its page cache without telling a FUSE filesystem, so only
  if a read moved it on ext4  | reads of what is not cached move it; a move that ext4 does not make is a difference
