@@ -7,6 +7,7 @@ which is shrunk unless told otherwise. A round with the same seed repeats its ex
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -62,6 +63,7 @@ def _rounds(machine: type[DifferentialMachine], worker: Worker, arguments: argpa
 def main() -> int:
     """Run rounds until the time is over."""
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # so that mounts go
     with tempfile.TemporaryDirectory(prefix="benchfs-differential-") as place:
         try:
             with session(Path(place), arguments.sync, acl=arguments.acl) as (machine, worker):

@@ -137,6 +137,9 @@ XATTR_SIZES = st.sampled_from([0, 1, 5, 1000])
 
 
 ACL_NAMES = st.sampled_from([b"system.posix_acl_access", b"system.posix_acl_default"])
+MINIMAL_ACL_BYTES = 4 + 3 * 8
+"""One that says what the mode says has no more."""
+
 _OWNER, _USER, _GROUP_OBJECT, _GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 
 
