@@ -71,6 +71,11 @@ class FileSystem:
         """Extended attributes and ACLs."""
         self._open_files = OpenFiles()
 
+    @property
+    def open_handles(self) -> int:
+        """How many files and directories are open."""
+        return len(self._open_files)
+
     # Names
 
     async def lookup(self, parent: InodeId, name: bytes) -> Attributes:

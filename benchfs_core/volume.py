@@ -86,6 +86,9 @@ class Volume:
     recovered: Recovered
     maintenance: Maintenance
     lock: VolumeLock | None
+    options: VolumeOptions
+    inodes: InodeTable
+    database: Database
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +175,12 @@ async def _serve(storage: _Storage, source: Path, options: VolumeOptions, clocks
     recovered = await recover(storage.store, metadata, numbers, inodes, chunk_size, read_only=options.read_only)
     if not options.read_only:
         await commit.writable()  # reserves numbers: along with what recovery noted, durably
-    volume = Volume(filesystem, storage.superblock, storage.kind, storage.note, recovered, maintenance, storage.lock)
+    volume = Volume(
+        *(filesystem, storage.superblock, storage.kind, storage.note, recovered, maintenance, storage.lock),
+        options=options,
+        inodes=inodes,
+        database=database,
+    )
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         if not options.read_only:

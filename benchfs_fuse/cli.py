@@ -35,6 +35,7 @@ from benchfs_fuse.daemon import (
 )
 from benchfs_fuse.mount import Request
 from benchfs_fuse.options import IGNORED, OPTIONS, REFUSED, parse, parse_size
+from benchfs_fuse.status import STATUS_FINE, STATUS_WRONG, ask_status, describe, is_fine
 
 FSCK_OK, FSCK_FINDINGS, FSCK_FAILED = 0, 4, 8
 """Exit codes of ``benchfs fsck``, as fsck(8) has them: nothing found; errors left uncorrected; could not check."""
@@ -56,7 +57,7 @@ def mount_main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def benchfs_main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """``benchfs mkfs | umount | fsck``."""
+    """``benchfs mkfs | umount | status | fsck``."""
     given = _benchfs_parser().parse_args(arguments)
     try:
         code: int = given.run(given)
@@ -134,6 +135,12 @@ def _is_dead(mount_point: Path) -> bool:
         return False
 
 
+def _status(given: argparse.Namespace) -> int:
+    status = ask_status(Path(os.path.realpath(given.directory)))
+    print(describe(status, as_json=given.json))
+    return STATUS_FINE if is_fine(status) else STATUS_WRONG
+
+
 def _fsck(given: argparse.Namespace) -> int:
     volume = Path(os.path.abspath(given.volume))
     count = 0
@@ -187,6 +194,12 @@ def _benchfs_parser() -> argparse.ArgumentParser:
     umount = commands.add_parser("umount", help="unmount, and return when everything is on disk")
     umount.add_argument("directory", metavar="DIR")
     umount.set_defaults(run=_umount)
+    status = commands.add_parser(
+        "status", help="ask a mount how it is: exit code 0 all is well, 4 read-only by a failure or data lost"
+    )
+    status.add_argument("directory", metavar="DIR")
+    status.add_argument("--json", action="store_true", help="answer in JSON")
+    status.set_defaults(run=_status)
     fsck = commands.add_parser(
         "fsck", help="check a volume that is not mounted: exit code 0 clean, 4 findings, 8 not checked"
     )

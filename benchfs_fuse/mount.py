@@ -8,6 +8,7 @@ an empty directory for ours.
 
 from __future__ import annotations
 
+import datetime
 import json
 import logging
 import os
@@ -22,9 +23,11 @@ import trio
 
 from benchfs_core.errors import BenchFSError
 from benchfs_core.host import flush_filesystem
+from benchfs_core.status import status_of
 from benchfs_core.types import ROOT_INODE, StoreKind, SyncMode
 from benchfs_core.volume import Clocks, Volume, open_volume
 from benchfs_fuse import mounts, session
+from benchfs_fuse.control import serve_control
 from benchfs_fuse.operations import BenchFSOperations
 from benchfs_fuse.options import MountOptions
 from benchfs_fuse.tuning import raise_kernel_limits
@@ -160,14 +163,18 @@ def _kernel_time_ns() -> int:
 
 async def _session(request: Request, volume: Volume, ready: Callable[[str], None], progress: _Progress) -> None:
     """Answer requests until the session ends."""
+    since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
-    async def announce() -> None:
+    async def announce(nursery: trio.Nursery) -> None:
         status = await trio.to_thread.run_sync(os.stat, request.mount_point)
         if status.st_ino != ROOT_INODE:
             raise MountError(f"{request.mount_point}: mounted, but its root is not ours")
         raise_kernel_limits(status.st_dev)
         daemon = mounts.this_process(request.shown_source, str(request.mount_point), request.log)
         progress.registration = await trio.to_thread.run_sync(mounts.register, daemon)
+        if progress.registration is not None:
+            commands = {"status": lambda: {"pid": daemon.pid, "since": since, **status_of(volume)}}
+            await nursery.start(serve_control, mounts.control_socket(progress.registration), commands)
         if volume.lock is not None:
             volume.lock.serving(str(request.mount_point))
         line = describe(request, volume)
@@ -186,7 +193,7 @@ async def _session(request: Request, volume: Volume, ready: Callable[[str], None
     with trio.open_signal_receiver(*_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(until_unmounted, nursery)
-            await announce()
+            await announce(nursery)
             async for number in signals:
                 log.info("%s: ending", signal.Signals(number).name)
                 await _unmount(request.mount_point)

@@ -155,6 +155,11 @@ def register(daemon: Daemon) -> Path | None:
     return None
 
 
+def control_socket(registration: Path) -> Path:
+    """Where the daemon with this registration can be asked."""
+    return registration.with_suffix(".sock")
+
+
 def find_daemon(entry: MountEntry) -> tuple[Path, Daemon] | None:
     """Who serves a mount, with the file that says so; None if it has ended or was never registered."""
     running = [(path, daemon) for path, daemon in _registered(entry) if is_running(daemon)]
@@ -166,6 +171,7 @@ def forget_ended(entry: MountEntry) -> None:
     for path, daemon in list(_registered(entry)):
         if not is_running(daemon):
             with contextlib.suppress(OSError):  # it stays: in nobody's way, as its process has ended
+                control_socket(path).unlink(missing_ok=True)
                 path.unlink()
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -42,17 +43,27 @@ IN_MEMORY = Path(":memory:")
 class Database:
     """The connection that makes every change, and the number of its open transaction."""
 
-    def __init__(self, connection: apsw.Connection, path: Path, *, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        connection: apsw.Connection,
+        path: Path,
+        *,
+        read_only: bool = False,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
         """Use ``open`` or ``create``; this takes over a connection as they prepared it."""
         self.path = path
         self.sequence = 1
         """Number of the open transaction; what is changed now is durable once this one is."""
         self.failure: str | None = None
         """Why nothing can be changed any more, or None."""
+        self.failed_at_s = 0.0
+        """When that came about, seconds since 1970."""
         self.wal_bytes = 0
         """Length of the WAL's used part after the last commit."""
         self._connection = connection
         self._read_only = read_only
+        self._now_s = now_s
         self._changed = False
         connection.set_wal_hook(self._note_wal)
 
@@ -152,6 +163,7 @@ class Database:
         """Change nothing from now on; the first reason given is kept and logged."""
         if self.failure is None:
             self.failure = reason
+            self.failed_at_s = self._now_s()
             log.critical("%s: %s: the mount is read-only from now on", self.path, reason)
 
     def first_row(self, sql: str, bindings: Bindings = ()) -> tuple[Any, ...]:
