@@ -35,7 +35,8 @@ class Calendar:
             start_ns: when it began.
             end_ns: when it ended.
             reads: it reads regular files' data, maybe from the page cache.
-            fills: the kernel may read a page of it in order to write a part.
+            fills: it may move an atime on ours alone: the kernel reads a page in order to write a part of it, or a
+                directory was opened with O_NOATIME.
         """
         assert not self._ends or start_ns > self._ends[-1] - 10**9, "the clock was set back"
         self._starts.append(start_ns)
@@ -117,7 +118,7 @@ class Judge:
         for fact, status in zip(facts, (native, mounted), strict=True):
             fact["mtime"] = self.calendar.label(status.mtime_ns)
             fact["ctime"] = self.calendar.label(status.ctime_ns)
-            if not (stat.S_ISREG(native.mode) and self._may_differ_in_atime(native, mounted)):
+            if not self._may_differ_in_atime(native, mounted):
                 fact["atime"] = self.calendar.label(status.atime_ns)
         for name, value in facts[0].items():
             if value != facts[1].get(name):
@@ -128,7 +129,11 @@ class Judge:
             yield f"{mounted.blocks} blocks on BenchFS for {native.size} bytes"
 
     def _may_differ_in_atime(self, native: Status, mounted: Status) -> bool:
-        return self.calendar.is_read(native.atime_ns) or self.calendar.is_fill(mounted.atime_ns)
+        if stat.S_ISDIR(native.mode):
+            return self.calendar.is_fill(mounted.atime_ns)
+        return stat.S_ISREG(native.mode) and (
+            self.calendar.is_read(native.atime_ns) or self.calendar.is_fill(mounted.atime_ns)
+        )
 
 
 def _facts(status: Status) -> dict[str, str]:

@@ -64,7 +64,8 @@ class Steps(RuleBasedStateMachine):
         native, mounted = step.outcomes
         shown = ", ".join(map(short, arguments))
         self.log.append(f"{number}: uid {user.uid} umask {self.umask:o} {name}({shown}): {native.error or 'done'}")
-        self.judge.calendar.add(step.start_ns, step.end_ns, reads=name in READS, fills=self.fills(name))
+        doubtful = self.fills(name) or name == "fgetdents"
+        self.judge.calendar.add(step.start_ns, step.end_ns, reads=name in READS, fills=doubtful)
         self.agree(self.judge.outcomes(native, mounted))
         if self.watched:
             looked = self.worker.look()
