@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchfs_core.config import FormatOptions
-from benchfs_core.errors import DamagedVolume, NotAVolume, OptionError, UnknownFormat
+from benchfs_core.errors import DamagedVolume, MetadataFailed, NotAVolume, OptionError, UnknownFormat
 from benchfs_core.metadata.database import Database
 from benchfs_core.metadata.numbers import FIRST_NUMBER
 from benchfs_core.types import ROOT_INODE
@@ -26,6 +26,8 @@ SUPERBLOCK = "benchfs.toml"
 DATABASE = "meta/benchfs.db"
 CHUNKS = "chunks"
 LOCK = "lock"
+
+_REPAIR = "restore it from a backup, or run benchfs fsck --repair"
 
 _UNFINISHED = {"meta", CHUNKS, LOCK, SUPERBLOCK + ".new"}
 """What an interrupted format may have left; together with nothing else it is formatted anew."""
@@ -82,7 +84,7 @@ def read_superblock(source: Path) -> Superblock | None:
         superblock = Superblock(str(uuid.UUID(content["uuid"])), content["chunk_size"], str(content["created"]))
         FormatOptions(superblock.chunk_size)
     except (ValueError, KeyError, TypeError, AttributeError, OptionError) as error:
-        raise DamagedVolume(f"{source / SUPERBLOCK}: damaged superblock ({error}): restore it from a backup") from error
+        raise DamagedVolume(f"{source / SUPERBLOCK}: damaged superblock ({error}): {_REPAIR}") from error
     return superblock
 
 
@@ -141,7 +143,23 @@ def _check_formattable(source: Path) -> None:
             f"{source}: neither empty nor a BenchFS volume ({strange[0]!r} is there): give an empty directory"
         )
     if CHUNKS in names and os.listdir(source / CHUNKS):
-        raise DamagedVolume(f"{source}: chunks but no {SUPERBLOCK}: restore it from a backup")
+        raise DamagedVolume(f"{source}: chunks but no {SUPERBLOCK}: {_REPAIR}")
+    if (source / DATABASE).is_file() and _has_names(source / DATABASE):
+        raise DamagedVolume(f"{source}: files but no {SUPERBLOCK}: {_REPAIR}")
+
+
+def _has_names(database: Path) -> bool:
+    """Whether a database is more than what an interrupted format leaves."""
+    try:
+        opened = Database.open(database, read_only=True)
+    except DamagedVolume:
+        return False
+    try:
+        return bool(opened.first_row("SELECT EXISTS (SELECT 1 FROM dentry)")[0])
+    except MetadataFailed:
+        return True
+    finally:
+        opened.close()
 
 
 def _fsync(path: Path) -> None:

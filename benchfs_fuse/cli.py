@@ -1,6 +1,6 @@
 """The commands ``mount.benchfs`` and ``benchfs``: their arguments, help and exit codes.
 
-Imports this package and the core; the only module besides ``daemon`` that prints. Bad input gets one line on stderr and
+Imports this package and the core; it prints, as ``daemon`` and ``tools`` do. Bad input gets one line on stderr and
 exit code 1; ``--help`` names every option with its default.
 """
 
@@ -20,9 +20,8 @@ import trio
 
 from benchfs_core.config import FormatOptions
 from benchfs_core.errors import BenchFSError, OptionError
-from benchfs_core.fsck import check_volume
 from benchfs_core.volume import make_volume
-from benchfs_fuse import mounts
+from benchfs_fuse import mounts, tools
 from benchfs_fuse.daemon import (
     EXIT_MOUNT_FAILED,
     EXIT_OK,
@@ -37,18 +36,17 @@ from benchfs_fuse.mount import Request
 from benchfs_fuse.options import IGNORED, OPTIONS, REFUSED, parse, parse_size
 from benchfs_fuse.status import STATUS_FINE, STATUS_WRONG, ask_status, describe, is_fine
 
-FSCK_OK, FSCK_FINDINGS, FSCK_FAILED = 0, 4, 8
-"""Exit codes of ``benchfs fsck``, as fsck(8) has them: nothing found; errors left uncorrected; could not check."""
-
 _UMOUNT = "benchfs umount"
 _NOT_FOUND = "who serves it is not known: it may still be bringing things to disk"
 
 
 class _Parser(argparse.ArgumentParser):
-    """Complains in one line, with mount(8)'s exit code."""
+    """Complains in one line, with mount(8)'s exit code unless told otherwise."""
+
+    usage_code = EXIT_USAGE
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: {mounts.printable(message)}: see {self.prog} --help\n")
+        self.exit(self.usage_code, f"{self.prog}: {mounts.printable(message)}: see {self.prog} --help\n")
 
 
 def mount_main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -57,13 +55,13 @@ def mount_main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def benchfs_main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """``benchfs mkfs | umount | status | fsck``."""
+    """``benchfs mkfs | umount | status | fsck | gc | dump | restore``."""
     given = _benchfs_parser().parse_args(arguments)
     try:
         code: int = given.run(given)
     except (BenchFSError, OSError) as error:
         complain(str(error), f"benchfs {given.command}")
-        code = EXIT_USAGE if isinstance(error, OptionError) else FSCK_FAILED if given.command == "fsck" else EXIT_SYSTEM
+        code = EXIT_USAGE if isinstance(error, OptionError) else getattr(given, "failed", EXIT_SYSTEM)
     sys.exit(code)
 
 
@@ -141,17 +139,6 @@ def _status(given: argparse.Namespace) -> int:
     return STATUS_FINE if is_fine(status) else STATUS_WRONG
 
 
-def _fsck(given: argparse.Namespace) -> int:
-    volume = Path(os.path.abspath(given.volume))
-    count = 0
-    for finding in check_volume(volume):
-        print(mounts.printable(str(finding)))
-        count += 1
-    name = mounts.printable(str(volume))
-    print(f"{name}: {count} finding{'' if count == 1 else 's'}" if count else f"{name}: clean")
-    return FSCK_FINDINGS if count else FSCK_OK
-
-
 def _mount_parser() -> argparse.ArgumentParser:
     lines = [f"  {option.name}{'=' if option.values else ''}{option.values}" for option in OPTIONS]
     width = max(map(len, lines)) + 2
@@ -200,9 +187,5 @@ def _benchfs_parser() -> argparse.ArgumentParser:
     status.add_argument("directory", metavar="DIR")
     status.add_argument("--json", action="store_true", help="answer in JSON")
     status.set_defaults(run=_status)
-    fsck = commands.add_parser(
-        "fsck", help="check a volume that is not mounted: exit code 0 clean, 4 findings, 8 not checked"
-    )
-    fsck.add_argument("volume", metavar="VOLUME")
-    fsck.set_defaults(run=_fsck)
+    tools.add_commands(commands)
     return parser

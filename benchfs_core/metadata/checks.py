@@ -6,15 +6,64 @@ inode it concerns and a text.
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from benchfs_core import acl
 from benchfs_core.errors import InvalidArgument
 from benchfs_core.metadata.database import Database
-from benchfs_core.types import ROOT_INODE, ChunkInfo, InodeId
+from benchfs_core.metadata.numbers import FIRST_NUMBER, RESERVATION
+from benchfs_core.metadata.xattrs import MAX_VALUE_BYTES
+from benchfs_core.types import MAX_FILE_BYTES, MAX_SYMLINK_BYTES, ROOT_INODE, ChunkIndex, ChunkInfo, InodeId
 
-_DIRECTORY, _REGULAR, _SYMLINK = 0o040000, 0o100000, 0o120000
+TYPES = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
+_DIRECTORY, _REGULAR, _SYMLINK = stat.S_IFDIR, stat.S_IFREG, stat.S_IFLNK
+
+MAX_NUMBER = 1 << 62
+"""No inode and no cookie has this number or a higher one."""
+
+MAX_BLOCKS = 1 << 40
+"""More blocks than a chunk or, summed up, a file can have without making sums overflow."""
+
+_MAX_DEPTH = 4096
+"""Longest path told; a longer one may be a cycle."""
+
+VALUES = {
+    "root": ROOT_INODE,
+    "first": FIRST_NUMBER,
+    "reservation": RESERVATION,
+    "max_number": MAX_NUMBER,
+    "max_blocks": MAX_BLOCKS,
+    "max_file": MAX_FILE_BYTES,
+    "max_target": MAX_SYMLINK_BYTES,
+    "directory": _DIRECTORY,
+    "regular": _REGULAR,
+    "symlink": _SYMLINK,
+}
+"""What the names in rules and repairs stand for; ``chunk_size`` is each volume's own."""
+
+BAD_TYPE = f"mode NOT BETWEEN 0 AND 65535 OR mode & 0xF000 NOT IN ({', '.join(str(kind) for kind in TYPES)})"
+"""A condition on ``inode``: no type that there is."""
+
+BAD_NAME = """length(name) NOT BETWEEN 1 AND 255 OR instr(name, x'2f') OR instr(name, x'00')
+              OR name IN (x'2e', x'2e2e')"""
+"""A condition on ``dentry``."""
+
+BAD_TARGET = "length(target) NOT BETWEEN 1 AND :max_target OR instr(target, x'00')"
+"""A condition on ``symlink``."""
+
+BAD_XATTR = f"""length(value) > {MAX_VALUE_BYTES} OR length(name) > 255 OR instr(name, x'00')
+              OR (substr(name, 1, instr(name, x'2e')) NOT IN (x'{b"user.".hex()}', x'{b"trusted.".hex()}',
+                  x'{b"security.".hex()}') AND name NOT IN (x'{acl.ACCESS.hex()}', x'{acl.DEFAULT.hex()}'))
+              OR length(name) = instr(name, x'2e')"""
+"""A condition on ``xattr``: more than can be set, or a namespace that there is not."""
+
+BAD_CHUNK = """chunk_index NOT BETWEEN 0 AND :max_file / :chunk_size - 1 OR length NOT BETWEEN 0 AND :chunk_size
+              OR blocks NOT BETWEEN 0 AND :max_blocks"""
+"""A condition on ``chunk``."""
 
 _RULES: tuple[tuple[str, str], ...] = (
     (
@@ -23,10 +72,22 @@ _RULES: tuple[tuple[str, str], ...] = (
              SELECT 1 FROM inode WHERE inode = :root AND mode & 0xF000 = :directory AND parent = :root)""",
     ),
     (
+        "root-missing",
+        """SELECT :root, 'the root directory is removed, or has a name' WHERE
+             EXISTS (SELECT 1 FROM inode WHERE inode = :root AND link_count = 0)
+             OR EXISTS (SELECT 1 FROM orphan WHERE inode = :root)
+             OR EXISTS (SELECT 1 FROM dentry WHERE inode = :root)""",
+    ),
+    (
         "dentry-parent",
         """SELECT d.parent, 'entry ' || quote(d.name) || ' in something that is no directory'
            FROM dentry d LEFT JOIN inode i ON i.inode = d.parent
            WHERE i.inode IS NULL OR i.mode & 0xF000 != :directory""",
+    ),
+    (
+        "dentry-parent",
+        """SELECT d.parent, 'entry ' || quote(d.name) || ' in a directory that is removed'
+           FROM dentry d JOIN inode i ON i.inode = d.parent WHERE i.mode & 0xF000 = :directory AND i.link_count = 0""",
     ),
     (
         "dentry-dangling",
@@ -35,9 +96,7 @@ _RULES: tuple[tuple[str, str], ...] = (
     ),
     (
         "dentry-name",
-        """SELECT parent, 'entry with the impossible name ' || quote(name) FROM dentry
-           WHERE length(name) NOT BETWEEN 1 AND 255 OR instr(name, x'2f') OR instr(name, x'00')
-              OR name IN (x'2e', x'2e2e')""",
+        f"SELECT parent, 'entry with the impossible name ' || quote(name) FROM dentry WHERE {BAD_NAME}",
     ),
     (
         "link-count",
@@ -54,6 +113,11 @@ _RULES: tuple[tuple[str, str], ...] = (
            GROUP BY i.inode HAVING i.link_count != 2 + count(c.inode)""",
     ),
     (
+        "link-count",
+        """SELECT DISTINCT i.inode, 'link count 0, but a name' FROM inode i JOIN dentry d USING (inode)
+           WHERE i.mode & 0xF000 = :directory AND i.link_count = 0""",
+    ),
+    (
         "unnamed",
         """SELECT inode, 'no name, and not an orphan' FROM inode i
            WHERE link_count = 0 AND NOT EXISTS (SELECT 1 FROM orphan o WHERE o.inode = i.inode)""",
@@ -64,6 +128,11 @@ _RULES: tuple[tuple[str, str], ...] = (
            FROM inode i
            WHERE i.mode & 0xF000 = :directory AND i.inode != :root AND i.link_count != 0
              AND (SELECT group_concat(d.parent) FROM dentry d WHERE d.inode = i.inode) IS NOT CAST(i.parent AS TEXT)""",
+    ),
+    (
+        "directory-parent",
+        """SELECT inode, 'parent of something that is no directory' FROM inode
+           WHERE mode & 0xF000 != :directory AND parent IS NOT NULL""",
     ),
     (
         "unreachable",
@@ -80,9 +149,8 @@ _RULES: tuple[tuple[str, str], ...] = (
     ),
     (
         "symlink",
-        """SELECT i.inode, 'symbolic link without a target of its size' FROM inode i LEFT JOIN symlink s USING (inode)
-           WHERE i.mode & 0xF000 = :symlink
-             AND (s.target IS NULL OR length(s.target) != i.size OR i.size NOT BETWEEN 1 AND 4095)""",
+        f"""SELECT i.inode, 'symbolic link without a target of its size' FROM inode i LEFT JOIN symlink s USING (inode)
+           WHERE i.mode & 0xF000 = :symlink AND (s.target IS NULL OR length(s.target) != i.size OR {BAD_TARGET})""",
     ),
     (
         "symlink",
@@ -93,6 +161,21 @@ _RULES: tuple[tuple[str, str], ...] = (
         "xattr-owner",
         """SELECT DISTINCT x.inode, 'extended attributes of an inode that does not exist' FROM xattr x
            WHERE NOT EXISTS (SELECT 1 FROM inode i WHERE i.inode = x.inode)""",
+    ),
+    (
+        "xattr",
+        f"""SELECT inode, 'impossible attribute ' || quote(substr(name, 1, 255)) || ' of ' || length(value) || ' bytes'
+           FROM xattr WHERE {BAD_XATTR}""",
+    ),
+    ("attributes", f"SELECT inode, printf('mode %o: no type that there is', mode) FROM inode WHERE {BAD_TYPE}"),
+    (
+        "attributes",
+        """SELECT inode, 'owner ' || uid || ':' || gid || ', device ' || rdev || ': impossible' FROM inode
+           WHERE uid NOT BETWEEN 0 AND 0xFFFFFFFF OR gid NOT BETWEEN 0 AND 0xFFFFFFFF OR rdev < 0""",
+    ),
+    (
+        "dirty-cut",
+        "SELECT inode, 'cut at offset ' || cut FROM dirty WHERE cut NOT BETWEEN 0 AND :max_file",
     ),
     (
         "dirty-owner",
@@ -106,8 +189,8 @@ _RULES: tuple[tuple[str, str], ...] = (
     ),
     (
         "chunk-range",
-        """SELECT inode, 'chunk ' || chunk_index || ' of ' || length || ' bytes is impossible' FROM chunk
-           WHERE chunk_index < 0 OR length NOT BETWEEN 0 AND :chunk_size""",
+        f"""SELECT inode, 'chunk ' || chunk_index || ' of ' || length || ' bytes is impossible' FROM chunk
+           WHERE {BAD_CHUNK}""",
     ),
     (
         "size",
@@ -116,16 +199,42 @@ _RULES: tuple[tuple[str, str], ...] = (
            WHERE i.link_count != 0 AND NOT EXISTS (SELECT 1 FROM dirty d WHERE d.inode = i.inode)
            GROUP BY i.inode HAVING max(c.chunk_index * :chunk_size + c.length) > i.size""",
     ),
-    ("size", "SELECT inode, 'negative size ' || size FROM inode WHERE size < 0"),
+    ("size", "SELECT inode, 'impossible size ' || size FROM inode WHERE size NOT BETWEEN 0 AND :max_file"),
+    (
+        "size",
+        """SELECT inode, 'size ' || size || ' of something that has none' FROM inode
+           WHERE mode & 0xF000 NOT IN (:regular, :symlink) AND size != 0""",
+    ),
     (
         "blocks",
-        """SELECT i.inode, 'blocks ' || i.blocks || ', but its chunks have ' || ifnull(sum(c.blocks), 0)
+        """SELECT inode, 'impossible blocks ' || blocks FROM inode
+           WHERE blocks < 0 OR (mode & 0xF000 != :regular AND blocks != 0)""",
+    ),
+    (
+        "blocks",
+        """SELECT i.inode,
+             'blocks ' || i.blocks || ', but its chunks have ' || ifnull(sum(min(c.blocks, :max_blocks)), 0)
            FROM inode i LEFT JOIN chunk c USING (inode)
            WHERE i.mode & 0xF000 = :regular AND i.link_count != 0
              AND NOT EXISTS (SELECT 1 FROM dirty d WHERE d.inode = i.inode)
-           GROUP BY i.inode HAVING i.blocks != ifnull(sum(c.blocks), 0)""",
+           GROUP BY i.inode HAVING i.blocks != ifnull(sum(min(c.blocks, :max_blocks)), 0)""",
     ),
-    ("number", "SELECT 0, 'numbers from ' || low || ' to ' || high FROM number WHERE low > high"),
+    (
+        "number",
+        """SELECT 0, 'numbers from ' || low || ' to ' || high FROM number
+           WHERE low > high OR low < :first OR high >= :max_number OR high - low > :reservation""",
+    ),
+    (
+        "number",
+        """SELECT inode, 'impossible number' FROM inode WHERE inode NOT BETWEEN :root AND :max_number
+           UNION SELECT inode, 'orphan of an impossible number' FROM orphan
+                 WHERE inode NOT BETWEEN :root AND :max_number""",
+    ),
+    (
+        "number",
+        """SELECT parent, 'entry with the impossible cookie ' || cookie FROM dentry
+           WHERE cookie NOT BETWEEN :first AND :max_number""",
+    ),
     (
         "number",
         "SELECT inode, 'number at or above the limit' FROM inode WHERE inode >= (SELECT max(high) FROM number)",
@@ -146,15 +255,8 @@ def check_rules(database: Database, chunk_size: int) -> Iterator[tuple[str, Inod
     (count,) = database.first_row("SELECT count(*) FROM number")
     if count != 1:
         yield "number", InodeId(0), f"{count} rows in table number instead of one"
-    values = {
-        "root": ROOT_INODE,
-        "chunk_size": chunk_size,
-        "directory": _DIRECTORY,
-        "regular": _REGULAR,
-        "symlink": _SYMLINK,
-    }
     for code, query in _RULES:
-        for inode, text in database.execute(query, {name: values[name] for name in values if f":{name}" in query}):
+        for inode, text in database.execute(query, bindings(query, chunk_size)):
             yield code, InodeId(inode), text
     yield from _check_acls(database)
 
@@ -179,42 +281,85 @@ def _check_acls(database: Database) -> Iterator[tuple[str, InodeId, str]]:
             yield "acl", inode, "default ACL of something that is no directory"
 
 
+def bindings(query: str, chunk_size: int) -> dict[str, int]:
+    """Values for the names in a rule or repair."""
+    values = {**VALUES, "chunk_size": chunk_size}
+    return {name: values[name] for name in values if re.search(f":{name}\\b", query)}
+
+
+@contextmanager
+def snapshot(database: Database) -> Iterator[None]:
+    """Read in one read transaction: everything as it was at one instant, whatever a live mount does meanwhile."""
+    database.execute("BEGIN")
+    try:
+        yield
+    finally:
+        database.execute("ROLLBACK")
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the database says, at one instant, about the chunk files of a number."""
+
+    exists: bool
+    """Whether there is an inode of this number."""
+    is_regular: bool
+    is_settled: bool
+    """Whether chunk files must match rows: no dirty mark, no orphan, not left to the next mount."""
+    rows: dict[ChunkIndex, ChunkInfo]
+    """The chunk rows by index."""
+
+
 class ChunkExpectation:
-    """What the database says about the chunk files of each inode."""
+    """What the database says about the chunk files of each inode, and by which path to find it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._low, self._high = database.first_row("SELECT low, high FROM number")
 
-    def is_settled(self, inode: InodeId) -> bool:
-        """Whether chunk files must match rows: no dirty mark, no orphan, not left to the next mount."""
-        (pending,) = self._database.first_row(
-            "SELECT EXISTS (SELECT 1 FROM dirty WHERE inode = ?1) OR EXISTS (SELECT 1 FROM orphan WHERE inode = ?1)",
-            (inode,),
-        )
-        return not pending and not (self._low <= inode < self._high and not self.exists(inode))
-
-    def exists(self, inode: InodeId) -> bool:
-        """Whether there is an inode of this number."""
-        return self._database.execute("SELECT 1 FROM inode WHERE inode = ?", (inode,)).fetchone() is not None
-
-    def chunks(self, inode: InodeId) -> dict[int, ChunkInfo]:
-        """The chunk rows of an inode by index."""
-        rows = self._database.execute("SELECT chunk_index, length, blocks FROM chunk WHERE inode = ?", (inode,))
-        return {index: ChunkInfo(index, length, blocks) for index, length, blocks in rows}
+    def of(self, inode: InodeId) -> Expected:
+        """What must be there for one number."""
+        with snapshot(self._database):
+            pending, reserved = self._database.first_row(
+                "SELECT EXISTS (SELECT 1 FROM dirty WHERE inode = ?1)"
+                " OR EXISTS (SELECT 1 FROM orphan WHERE inode = ?1),"
+                " EXISTS (SELECT 1 FROM number WHERE ?1 >= low AND ?1 < high)",
+                (inode,),
+            )
+            row = self._database.execute("SELECT mode FROM inode WHERE inode = ?", (inode,)).fetchone()
+            chunks = self._database.execute("SELECT chunk_index, length, blocks FROM chunk WHERE inode = ?", (inode,))
+            rows = {ChunkIndex(index): ChunkInfo(index, length, blocks) for index, length, blocks in chunks}
+        settled = not pending and not (reserved and row is None)
+        return Expected(row is not None, row is not None and stat.S_ISREG(row[0]), settled, rows)
 
     def inodes_with_chunks(self) -> Iterator[InodeId]:
-        """Every inode that has chunk rows."""
-        for (inode,) in self._database.execute("SELECT DISTINCT inode FROM chunk"):
-            yield InodeId(inode)
+        """Every inode that has chunk rows; no read transaction is open between one and the next."""
+        after = -MAX_NUMBER * 2
+        while page := self._database.rows(
+            "SELECT DISTINCT inode FROM chunk WHERE inode > ? ORDER BY inode LIMIT 1000", (after,)
+        ):
+            for (after,) in page:
+                yield InodeId(after)
+
+    def count(self) -> int:
+        """How many inodes there are."""
+        return int(self._database.first_row("SELECT count(*) FROM inode")[0])
 
     def path(self, inode: InodeId) -> str | None:
         """A path that leads to the inode, from the volume's root; None if none does."""
         parts: list[bytes] = []
-        while inode != ROOT_INODE and len(parts) < 4096:
+        while inode != ROOT_INODE:
             row = self._database.execute("SELECT parent, name FROM dentry WHERE inode = ?", (inode,)).fetchone()
-            if row is None:
+            if row is None or len(parts) >= _MAX_DEPTH:
                 return None
             inode, name = row
             parts.append(name)
         return "/" + b"/".join(reversed(parts)).decode(errors="surrogateescape")
+
+    def chunk_size_bounds(self) -> tuple[int, int | None]:
+        """The least and the largest chunk size, in bytes, that the rows of clean files agree with; None: no largest."""
+        least, largest = self._database.first_row(
+            """SELECT ifnull(max(c.length), 0),
+                 min(CASE WHEN c.chunk_index > 0 THEN (i.size - c.length) / c.chunk_index END)
+               FROM chunk c JOIN inode i USING (inode) WHERE i.inode NOT IN (SELECT inode FROM dirty)"""
+        )
+        return int(least), largest

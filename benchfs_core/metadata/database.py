@@ -36,6 +36,8 @@ PAGE_BYTES = 4096
 _WAL_FRAME_BYTES = PAGE_BYTES + 24
 """A page and its frame header (https://www.sqlite.org/fileformat2.html#walformat)."""
 
+_BUSY_WAIT_MS = 10_000
+
 IN_MEMORY = Path(":memory:")
 """Path of a database that lives and dies with its connection."""
 
@@ -164,6 +166,8 @@ class Database:
         if self.failure is None:
             self.failure = reason
             self.failed_at_s = self._now_s()
+            if self._read_only:
+                return  # whoever only reads is told by the error
             log.critical("%s: %s: the mount is read-only from now on", self.path, reason)
 
     def first_row(self, sql: str, bindings: Bindings = ()) -> tuple[Any, ...]:
@@ -171,6 +175,10 @@ class Database:
         row: tuple[Any, ...] | None = self.execute(sql, bindings).fetchone()
         assert row is not None
         return row
+
+    def rows(self, sql: str, bindings: Bindings = ()) -> list[tuple[Any, ...]]:
+        """All rows of a query."""
+        return list(self.execute(sql, bindings))
 
     def close(self) -> None:
         """Close; SQLite then checkpoints and removes the WAL if this is the last connection."""
@@ -239,6 +247,7 @@ def _connect(path: Path) -> apsw.Connection:
 def _connect_read_only(path: Path) -> apsw.Connection:
     """Open for reading, also where nothing can be written, not even the index of the WAL that SQLite keeps."""
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    connection.set_busy_timeout(_BUSY_WAIT_MS)  # while the process that has it mounted recovers or closes it
     try:
         connection.pragma("user_version")
         return connection

@@ -1,8 +1,10 @@
-"""fsck finds each damage, under the right code; one row of the table for each. A sound volume has no findings."""
+"""fsck finds each damage, under the right code, and repairs it; one row of the table for each."""
 
 from __future__ import annotations
 
-import sqlite3
+import errno
+import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,40 +13,10 @@ import pytest
 import trio
 
 from benchfs_core.errors import NotAVolume
-from benchfs_core.fsck import check_volume
-from benchfs_core.superblock import DATABASE
-from benchfs_core.types import ROOT_INODE, InodeId
-from tests.support.volumes import CHUNK_SIZE, OWNER, codes, findings, open_test_volume, write_file
-
-
-class Damaged:
-    """A closed volume with a directory, a file in it, a file with two chunks and a hole, a symlink and an xattr."""
-
-    def __init__(self, source: Path) -> None:
-        self.source = source
-        self.inodes: dict[str, InodeId] = {}
-
-    async def make(self) -> None:
-        async with open_test_volume(self.source) as volume:
-            fs = volume.filesystem
-            inodes = self.inodes
-            inodes["directory"] = (await fs.mkdir(ROOT_INODE, b"directory", 0o755, OWNER)).inode
-            inodes["inner"] = (await fs.mkdir(inodes["directory"], b"inner", 0o755, OWNER)).inode
-            inodes["file"] = await write_file(fs, b"file", b"x" * 100)
-            await write_file(fs, b"file", b"y" * 10, offset=2 * CHUNK_SIZE)
-            inodes["empty"] = (await fs.mknod(inodes["inner"], b"empty", 0o100644, OWNER)).inode
-            inodes["symlink"] = (await fs.symlink(ROOT_INODE, b"symlink", b"target", OWNER)).inode
-            await fs.xattrs.set(inodes["file"], b"user.x", b"1")
-
-    def sql(self, statement: str) -> None:
-        """Change the database; names in braces stand for inode numbers."""
-        connection = sqlite3.connect(self.source / DATABASE)
-        assert connection.execute(statement.format(**self.inodes)).rowcount > 0
-        connection.commit()
-        connection.close()
-
-    def chunk(self, index: int = 0, inode: str = "file") -> Path:
-        return self.source / "chunks" / str(self.inodes[inode]) / str(index)
+from benchfs_core.findings import CODES
+from benchfs_core.fsck import Options, check_volume
+from tests.support.damage import Damaged, left, read_everything, repair
+from tests.support.volumes import CHUNK_SIZE, codes, findings
 
 
 @pytest.fixture
@@ -90,6 +62,26 @@ IN_THE_DATABASE = [
     ("numbers the wrong way", "UPDATE number SET low = high + 1", {"number"}),
     ("two rows of numbers", "INSERT INTO number VALUES (1, 2)", {"number"}),
     ("root", "UPDATE inode SET parent = {inner} WHERE inode = 1", {"root-missing"}),
+    ("no root", "DELETE FROM inode WHERE inode = 1", {"root-missing", "dentry-parent"}),
+    ("root is an orphan", "INSERT INTO orphan VALUES (1)", {"root-missing", "orphan-named"}),
+    ("inode lost", "DELETE FROM inode WHERE inode = {file}",
+     {"dentry-dangling", "xattr-owner", "dirty-owner", "chunk-owner", "chunk-unowned"} - {"dirty-owner"}),
+    ("symlink's inode lost", "DELETE FROM inode WHERE inode = {symlink}", {"dentry-dangling", "symlink"}),
+    ("directory's inode lost", "DELETE FROM inode WHERE inode = {inner}",
+     {"dentry-dangling", "dentry-parent", "link-count"}),
+    ("removed directory has entries", "UPDATE inode SET link_count = 0 WHERE inode = {inner}",
+     {"dentry-parent", "link-count", "unnamed"}),
+    ("type", "UPDATE inode SET mode = 420 WHERE inode = {file}",
+     {"attributes", "chunk-owner", "size", "blocks"}),
+    ("owner", "UPDATE inode SET uid = -1 WHERE inode = {file}", {"attributes"}),
+    ("parent of a file", "UPDATE inode SET parent = 1 WHERE inode = {file}", {"directory-parent"}),
+    ("xattr's name", "UPDATE xattr SET name = x'78'", {"xattr"}),
+    ("cut", "INSERT INTO dirty VALUES ({file}, -5)", {"dirty-cut"}),
+    ("size of a directory", "UPDATE inode SET size = 5 WHERE inode = {inner}", {"size"}),
+    ("reservation", "UPDATE number SET high = high + 20000", {"number"}),
+    ("impossible inode number", "UPDATE inode SET inode = -7 WHERE inode = {empty}",
+     {"number", "dentry-dangling", "link-count"}),
+    ("impossible cookie", "UPDATE dentry SET cookie = 0 WHERE inode = {file}", {"number"}),
 ]  # fmt: skip
 
 
@@ -99,6 +91,19 @@ IN_THE_DATABASE = [
 def test_damage_in_the_database(volume: Damaged, statement: str, expected: set[str]) -> None:
     volume.sql(statement)
     assert codes(volume.source) == expected
+    assert_repaired(volume, expected)
+
+
+def assert_repaired(volume: Damaged, expected: set[str]) -> dict[str, bytes]:
+    """A repair corrects what was found; the volume opens, and what was not damaged is as it was. All that is in it."""
+    told: list[str] = []
+    repaired = repair(volume.source, told=told)
+    assert {finding.code for finding in repaired.findings} == expected
+    assert (repaired.left, left(volume.source)) == ([], []), told
+    content = trio.run(read_everything, volume.source)
+    assert left(volume.source) == []
+    assert repair(volume.source).findings == []
+    return content
 
 
 def _shorten(volume: Damaged) -> None:
@@ -161,6 +166,7 @@ IN_THE_FILES: list[tuple[Callable[[Damaged], None], set[str]]] = [
 def test_damage_in_the_files(volume: Damaged, damage: Callable[[Damaged], None], expected: set[str]) -> None:
     damage(volume)
     assert codes(volume.source) == expected
+    assert_repaired(volume, expected)
 
 
 def test_a_sound_volume_has_no_findings(volume: Damaged) -> None:
@@ -185,14 +191,6 @@ def test_findings_name_inode_and_path(volume: Damaged) -> None:
     assert str(finding) == f"link-count: inode {finding.inode} (/directory/inner/empty): link count 2, but 1 names"
 
 
-def test_a_broken_page_of_the_database_is_a_finding(volume: Damaged) -> None:
-    path = volume.source / DATABASE
-    content = bytearray(path.read_bytes())
-    content[4096 * 3 : 4096 * 4] = b"\xa5" * 4096
-    path.write_bytes(content)
-    assert "database" in codes(volume.source)
-
-
 def test_what_is_no_volume(tmp_path: Path) -> None:
     with pytest.raises(NotAVolume, match="there is no volume to check"):
         findings(tmp_path)
@@ -207,3 +205,69 @@ def test_checking_changes_nothing(volume: Damaged) -> None:
     before = state()
     assert findings(volume.source) == []
     assert state() == before
+
+
+def test_a_repair_keeps_what_is_not_damaged(volume: Damaged) -> None:
+    before = trio.run(read_everything, volume.source)
+    volume.sql("DELETE FROM inode WHERE inode = {file}")
+    volume.sql("DELETE FROM dentry WHERE inode = {empty}")
+    volume.sql("DELETE FROM inode WHERE inode = {symlink}")
+    after = trio.run(assert_repaired_later, volume)
+    lost = f"/lost+found/#{volume.inodes['empty']}"
+    assert after == {name: data for name, data in before.items() if not name.endswith("/empty")} | {
+        "/lost+found": b"",
+        lost: b"",
+    }
+
+
+async def assert_repaired_later(volume: Damaged) -> dict[str, bytes]:
+    assert repair(volume.source).left == []
+    return await read_everything(volume.source)
+
+
+def test_chunk_files_without_any_row_come_back_as_a_file(volume: Damaged) -> None:
+    before = trio.run(read_everything, volume.source)["/file"]
+    for table in ("inode", "dentry", "xattr", "chunk"):
+        volume.sql(f"DELETE FROM {table} WHERE inode = {{file}}")
+    content = assert_repaired(volume, {"chunk-unowned"})
+    assert content[f"/lost+found/#{volume.inodes['file']}"] == before
+
+
+def test_what_does_not_belong_is_moved_not_deleted(volume: Damaged) -> None:
+    _lengthen(volume)
+    (volume.chunk().parent / "007").write_bytes(b"foreign")
+    (volume.source / "chunks" / "backup").mkdir()
+    assert_repaired(volume, {"chunk-length", "foreign"})
+    lost = volume.source / "lost+found"
+    number = volume.inodes["file"]
+    assert sorted(path.name for path in lost.iterdir()) == [f"{number}.0.excess", f"{number}.007", "backup"]
+    assert (lost / f"{number}.007").read_bytes() == b"foreign"
+    assert (lost / f"{number}.0.excess").read_bytes() == b"x"
+
+
+def test_a_missing_chunk_becomes_a_hole(volume: Damaged) -> None:
+    _remove(volume)
+    told: list[str] = []
+    repair(volume.source, told=told)
+    first, last = 2 * CHUNK_SIZE, 3 * CHUNK_SIZE - 1
+    assert told == [f"inode {volume.inodes['file']} (/file): bytes {first} to {last} are a hole now"]
+    assert trio.run(read_everything, volume.source)["/file"] == b"x" * 100 + bytes(2 * CHUNK_SIZE - 90)
+
+
+def test_a_chunk_that_cannot_be_read_is_found_with_data(volume: Damaged) -> None:
+    def pread(descriptor: int, length: int, offset: int) -> bytes:
+        if os.readlink(f"/proc/self/fd/{descriptor}") == str(volume.chunk(2)):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return os.pread(descriptor, length, offset)
+
+    assert list(check_volume(volume.source, Options(pread=pread))) == []
+    (finding,) = check_volume(volume.source, Options(pread=pread, data=True))
+    assert str(finding) == (
+        f"chunk-unreadable: inode {volume.inodes['file']} (/file): chunk 2 from byte 0: Input/output error"
+    )
+
+
+def test_every_code_is_in_the_manual() -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "fsck.md").read_text()
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.+?) \| (.+?) \|$", manual, re.MULTILINE)
+    assert rows == [(code, about.meaning, about.repair or "none") for code, about in CODES.items()]
