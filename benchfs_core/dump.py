@@ -54,7 +54,7 @@ def dump_lines(source: Path) -> Iterator[bytes]:
         VolumeError: no volume, or one that is damaged.
         MetadataFailed: the database cannot be read to its end.
     """
-    superblock = read_superblock(source)
+    superblock = read_superblock(source, writing=False)
     if superblock is None:
         raise NotAVolume(f"{source}: empty: there is no volume to dump")
     database = Database.open(source / DATABASE, read_only=True)

@@ -20,7 +20,10 @@ from benchfs_core.types import ROOT_INODE
 
 FORMAT_VERSION = 1
 KNOWN_FEATURES: frozenset[str] = frozenset()
-"""Feature flags that this release understands; any other in a superblock is refused."""
+"""Feature flags that this release understands; a volume with any other is refused."""
+
+KNOWN_READ_ONLY_FEATURES: frozenset[str] = frozenset()
+"""Flags of what changes must heed and readers need not know; a volume with any other can only be read."""
 
 SUPERBLOCK = "benchfs.toml"
 DATABASE = "meta/benchfs.db"
@@ -51,14 +54,20 @@ class Superblock:
             "# BenchFS volume. Do not edit: see docs/on-disk-format.md.\n"
             f"format_version = {FORMAT_VERSION}\n"
             "features = []\n"
+            "read_only_features = []\n"
+            "compatible_features = []\n"
             f'uuid = "{self.uuid}"\n'
             f"chunk_size = {self.chunk_size}\n"
             f'created = "{self.created}"\n'
         )
 
 
-def read_superblock(source: Path) -> Superblock | None:
+def read_superblock(source: Path, *, writing: bool = True) -> Superblock | None:
     """The superblock of the volume in ``source``; None if there is nothing yet: it may be formatted.
+
+    Args:
+        source: the directory.
+        writing: whether the volume is to be changed, which asks for more to be understood.
 
     Raises:
         NotAVolume: other files are there.
@@ -80,6 +89,12 @@ def read_superblock(source: Path) -> Superblock | None:
         if unknown := sorted(set(features) - KNOWN_FEATURES):
             raise UnknownFormat(
                 f"{source}: made with feature {unknown[0]!r}, unknown to this release: use a newer BenchFS"
+            )
+        unknown = sorted(set(content.get("read_only_features", ())) - KNOWN_READ_ONLY_FEATURES)
+        if unknown and writing:
+            raise UnknownFormat(
+                f"{source}: made with feature {unknown[0]!r}, which this release must not write to: mount it with ro, "
+                "or use a newer BenchFS"
             )
         superblock = Superblock(str(uuid.UUID(content["uuid"])), content["chunk_size"], str(content["created"]))
         FormatOptions(superblock.chunk_size)

@@ -218,7 +218,7 @@ async def _open_storage(
     lock_wait_s: float,
 ) -> _Storage:
     _check_directory(source)
-    superblock = read_superblock(source)
+    superblock = read_superblock(source, writing=not options.read_only)
     if superblock is None and options.read_only:
         raise NotAVolume(f"{source}: empty, and read-only: mount it without ro to make a volume")
     if superblock is not None:

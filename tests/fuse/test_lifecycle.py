@@ -255,7 +255,8 @@ def _replace(old: str, new: str) -> Callable[[str], str]:
     ("change", "says"),
     [
         (_replace("format_version = 1", "format_version = 2"), "format version 2"),
-        (_replace("features = []", 'features = ["encryption"]'), "feature 'encryption'"),
+        (_replace("\nfeatures = []", '\nfeatures = ["encryption"]'), "feature 'encryption'"),
+        (_replace("read_only_features = []", 'read_only_features = ["checksums"]'), "feature 'checksums'.*with ro"),
         (_replace("chunk_size = 4194304", "chunk_size = 4194303"), "damaged superblock"),
         (_replace("chunk_size = 4194304", ""), "damaged superblock"),
         (_replace("[]", "["), "damaged superblock"),
@@ -263,7 +264,17 @@ def _replace(old: str, new: str) -> Callable[[str], str]:
         (lambda text: "", "damaged superblock"),
         (lambda text: "\udcff\udcfe\0\0", "damaged superblock"),
     ],
-    ids=["version", "feature", "chunk size", "no chunk size", "not TOML", "torn", "empty", "garbage"],
+    ids=[
+        "version",
+        "feature",
+        "read-only feature",
+        "chunk size",
+        "no chunk size",
+        "not TOML",
+        "torn",
+        "empty",
+        "garbage",
+    ],
 )
 def test_a_superblock_that_is_not_understood_is_refused(
     volumes: Volumes, change: Callable[[str], str], says: str
@@ -275,6 +286,28 @@ def test_a_superblock_that_is_not_understood_is_refused(
     superblock.write_text(change(good), errors="surrogateescape")
     assert_refused(volume.source, volume.directory, code=FAILED, says=says)
     superblock.write_text(good)
+
+
+def test_features_that_readers_need_not_know_let_a_volume_be_read(volumes: Volumes) -> None:
+    volume = volumes.make()
+    (volume.directory / "file").write_bytes(b"content")
+    volume.unmount()
+    superblock = volume.source / SUPERBLOCK
+    good = superblock.read_text()
+    superblock.write_text(_replace("read_only_features = []", 'read_only_features = ["checksums"]')(good))
+    volume.mount("ro")
+    assert (volume.directory / "file").read_bytes() == b"content"
+    volume.unmount()
+    superblock.write_text(_replace("compatible_features = []", 'compatible_features = ["colours"]')(good))
+    volume.mount()
+    assert (volume.directory / "file").read_bytes() == b"content"
+    volume.unmount()
+    older = "".join(
+        line for line in good.splitlines(keepends=True) if "read_only_" not in line and "compatible_" not in line
+    )
+    superblock.write_text(older)
+    volume.mount()
+    assert (volume.directory / "file").read_bytes() == b"content"
 
 
 def test_a_volume_without_its_superblock_is_not_formatted_over(volumes: Volumes) -> None:
