@@ -165,7 +165,7 @@ class DataDurability:
             if node.cut.recorded and self.durable_writes:  # in force until its record is gone: it stops every writer
                 await self.flush(node)
                 await self._commit.writable(frees=True)
-                if node.lost.remains(node.size):  # the cut may be part of it
+                if self._is_in_doubt(node, size):
                     raise FlushFailed(node.lost.reason)
                 if node.cut.pending == size:
                     self._clear_cut(node)
@@ -192,6 +192,11 @@ class DataDurability:
         node.cut.made += 1
 
     # Without locks
+
+    def _is_in_doubt(self, node: ActiveInode, cut: int) -> bool:
+        """Whether a cut at this offset may be part of what a failed flush lost."""
+        start = cut - cut % self._chunk_size
+        return node.lost.doubts(start, start + self._chunk_size)
 
     def _clear_cut(self, node: ActiveInode) -> None:
         node.least_size = max(node.least_size, node.cut.size)

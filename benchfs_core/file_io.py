@@ -118,6 +118,7 @@ class FileIO:
             if size < node.size:
                 self._shorten(node, size, now_ns)
             elif size > node.size:
+                node.lost.cut(node.size)  # nobody writes now, and nothing was there
                 self._marks.record_growth(node.inode, size, now_ns)
                 node.least_size = size
                 node.changed_sequence = self._commit.sequence
@@ -195,22 +196,36 @@ class FileIO:
 
     async def _write_span(self, node: ActiveInode, span: Span, data: Buffer) -> None:
         start = span.chunk_index * self._chunk_size + span.offset
-        end, failures = start + span.length, node.lost.failures
-        confirmed = False
+        end, durable, confirmed = start + span.length, self._durability.durable_writes, False
         try:
-            await self._store.write_chunk(node.inode, span.chunk_index, span.offset, data)
-            confirmed = self._durability.durable_writes
+            while not confirmed:
+                failures = node.lost.failures
+                await self._store.write_chunk(node.inode, span.chunk_index, span.offset, data)
+                # a failure meanwhile may have been this one's: the kernel tells one writer of a descriptor, not each
+                confirmed = not durable or failures == node.lost.failures
             node.lost.rewritten(start, end, failures)
         except OSError as error:
-            if self._durability.durable_writes and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                # the bytes may be cached and shown, while the kernel has forgotten that they are not on disk
-                node.lost.note(start, end, f"inode {node.inode}: write failed: {error.strerror}")
+            if durable:
+                self._note_failed_write(node, span.chunk_index, start, end, error)
             raise
         finally:  # after a failure as well: a part may be there
             node.written.add(span.chunk_index)
             node.writes += 1
-            if not confirmed:
+            if not (durable and confirmed):
                 node.unflushed.add(span.chunk_index)
+
+    def _note_failed_write(
+        self, node: ActiveInode, chunk_index: ChunkIndex, start: int, end: int, error: OSError
+    ) -> None:
+        """A durable write failed: its bytes may be cached and shown, while the kernel takes them for written.
+
+        So may those of others that were written back with them; but where space was refused, these bytes alone.
+        """
+        if error.errno == errno.EFBIG:
+            return
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            start, end = chunk_index * self._chunk_size, (chunk_index + 1) * self._chunk_size
+        node.lost.note(start, end, f"inode {node.inode}: write failed: {error.strerror}")
 
     async def _each(self, work: Callable[[Span], Awaitable[None]], parts: Iterable[Span]) -> None:
         """Do all spans of a request at the same time; the first OSError is raised when all have ended."""

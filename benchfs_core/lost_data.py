@@ -8,7 +8,7 @@ cut off. Invariant: never a byte too few: what is in doubt counts as lost.
 from __future__ import annotations
 
 MAX_RANGES = 1024
-"""Beyond it, what is rewritten in the middle of a lost range is no longer told apart: a bound on memory."""
+"""A bound on memory: beyond it what lies between lost ranges, or is rewritten inside of one, counts as lost as well."""
 
 
 class LostData:
@@ -31,6 +31,8 @@ class LostData:
         touching = [pair for pair in self._ranges if not (pair[1] < start or pair[0] > end)]
         whole = (min([start, *(pair[0] for pair in touching)]), max([end, *(pair[1] for pair in touching)]))
         self._ranges = sorted([*apart, whole])
+        if len(self._ranges) > MAX_RANGES:
+            self._ranges = [(self._ranges[0][0], max(high for _, high in self._ranges))]
 
     def note_names(self, reason: str) -> None:
         """Chunk files were made or deleted, and that may not be on disk: nothing that is written makes it good."""
@@ -47,7 +49,7 @@ class LostData:
         left: list[tuple[int, int]] = []
         for low, high in self._ranges:
             left += [part for part in ((low, min(high, start)), (max(low, end), high)) if part[0] < part[1]]
-        if len(left) <= MAX_RANGES:
+        if len(left) <= max(MAX_RANGES, len(self._ranges)):
             self._ranges = left
 
     def cut(self, size: int) -> None:
@@ -57,6 +59,10 @@ class LostData:
     def remains(self, size: int) -> bool:
         """Whether something of a file of ``size`` bytes may be lost."""
         return self._names or any(low < size for low, _ in self._ranges)
+
+    def doubts(self, start: int, end: int) -> bool:
+        """Whether something from ``start`` to ``end`` may be lost, or the names of chunk files."""
+        return self._names or any(low < end and high > start for low, high in self._ranges)
 
     def _failed(self, reason: str) -> None:
         self.failures += 1

@@ -34,14 +34,14 @@ def status_of(volume: Volume) -> dict[str, Json]:
         "files_in_memory": len(active),
         "dirty_files": sum(node.dirty for node in active),
         "files_with_lost_data": len(lost),
-        "lost_data": [{"inode": node.inode, "reason": node.lost.reason} for node in lost[:MAX_LISTED]],
+        "lost_data": [node.lost.reason for node in lost[:MAX_LISTED]],
         "wal_bytes": volume.database.wal_bytes,
     }
 
 
 def _failure(volume: Volume) -> Json:
-    """Since when and why the mount has been read-only by itself; None if it has not."""
+    """Since when the mount has been read-only by itself, and why; None if it has not."""
     if volume.database.failure is None:
         return None
     since = datetime.datetime.fromtimestamp(volume.database.failed_at_s, datetime.UTC)
-    return {"since": since.isoformat(timespec="seconds"), "reason": volume.database.failure}
+    return f"{since.isoformat(timespec='seconds')}: {volume.database.failure}"

@@ -14,6 +14,7 @@ import os
 import socket
 import stat
 import struct
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ MAX_ANSWER_BYTES = 1 << 20
 MAX_CLIENTS = 8
 TIMEOUT_S = 10.0
 """How long one exchange may take."""
+
+_BACKLOG = 128
+"""Clients that may wait to be served; a further one is refused with EAGAIN (connect(2))."""
 
 _PEER = struct.Struct("iII")
 """``struct ucred``: pid, uid, gid (unix(7), SO_PEERCRED)."""
@@ -58,7 +62,7 @@ async def serve_control(
     try:
         listener = _listen(path)
     except OSError as error:
-        log.warning("%s: benchfs status will not work: %s", path, error.strerror)
+        log.warning("%s: benchfs status will not work: %s", path, error)
         task_status.started()
         return
     try:
@@ -68,30 +72,41 @@ async def serve_control(
         _remove(path)
 
 
-def ask(path: Path, command: str) -> Any:
-    """Ask the daemon at ``path``; blocks, at most twice ``TIMEOUT_S``.
+def ask(path: Path, command: str, timeout_s: float = 2 * TIMEOUT_S) -> dict[str, Any]:
+    """Ask the daemon at ``path``; blocks, at most about ``timeout_s``. Who answers need not be trusted.
 
     Raises:
         ControlError: nobody answers there, or the answer is an error or none that is understood.
     """
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-            client.settimeout(2 * TIMEOUT_S)
-            client.connect(os.fspath(path))
-            client.sendall(json.dumps({"version": VERSION, "command": command}).encode() + b"\n")
-            said = b""
-            while part := client.recv(1 << 16):
-                said += part
-                if len(said) > MAX_ANSWER_BYTES:
-                    raise ControlError(f"{path}: an answer of more than {MAX_ANSWER_BYTES} bytes")
-        reply = json.loads(said)
-    except (OSError, ValueError) as error:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ControlError(f"{path}: not a socket")
+        reply = json.loads(_exchange(path, {"version": VERSION, "command": command}, time.monotonic() + timeout_s))
+    except (OSError, ValueError, RecursionError) as error:
         raise ControlError(f"{path}: {error}") from error
     if not isinstance(reply, dict) or reply.get("version") != VERSION:
         raise ControlError(f"{path}: the daemon is of another release")
     if "error" in reply:
-        raise ControlError(str(reply["error"]))
-    return reply["answer"]
+        raise ControlError(f"{path}: {str(reply['error'])[:200]}")
+    answer = reply.get("answer")
+    if not isinstance(answer, dict):
+        raise ControlError(f"{path}: an answer that is not understood")
+    return answer
+
+
+def _exchange(path: Path, request: object, deadline_s: float) -> bytes:
+    """Send a line; everything that is said then. OSError, among them TimeoutError; ControlError: too much was said."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(max(0.1, deadline_s - time.monotonic()))
+        client.connect(os.fspath(path))
+        client.sendall(json.dumps(request).encode() + b"\n")
+        said = b""
+        while part := client.recv(1 << 16):
+            said += part
+            if len(said) > MAX_ANSWER_BYTES:
+                raise ControlError(f"{path}: an answer of more than {MAX_ANSWER_BYTES} bytes")
+            client.settimeout(max(0.001, deadline_s - time.monotonic()))
+        return said
 
 
 def _remove(path: Path) -> None:
@@ -104,7 +119,7 @@ def _listen(path: Path) -> trio.SocketListener:
     try:
         server.bind(os.fspath(path))  # the directory keeps others out until the next line does, too
         path.chmod(stat.S_IRUSR | stat.S_IWUSR)
-        server.listen(MAX_CLIENTS)
+        server.listen(_BACKLOG)
         return trio.SocketListener(trio.socket.from_stdlib_socket(server))
     except BaseException:
         server.close()

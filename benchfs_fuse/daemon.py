@@ -21,7 +21,7 @@ import trio
 from benchfs_core.errors import BenchFSError, OptionError
 from benchfs_core.types import StoreKind
 from benchfs_fuse import mounts
-from benchfs_fuse.mount import Request, serve
+from benchfs_fuse.mount import Interrupted, Request, serve
 
 EXIT_OK, EXIT_USAGE, EXIT_SYSTEM, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_MOUNT_FAILED = 0, 1, 2, 4, 8, 32
 
@@ -123,6 +123,8 @@ def _serve(request: Request, ready: Callable[[str], None], failed: Callable[[str
 def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OptionError | PermissionError):
         return EXIT_USAGE, str(error)
+    if isinstance(error, Interrupted):
+        return EXIT_INTERRUPTED, str(error)
     if isinstance(error, BenchFSError):
         return EXIT_MOUNT_FAILED, str(error)
     if isinstance(error, OSError):

@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 class MountError(BenchFSError):
     """The mount could not be made."""
+
+
+class Interrupted(BenchFSError):
+    """A signal said to end before the mount was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +142,17 @@ async def serve(request: Request, ready: Callable[[str], None]) -> None:
     clocks = Clocks(now_ns=_kernel_time_ns) if writeback_cache else Clocks()
     async with open_volume(source, options.volume, options.format, clocks=clocks) as volume:
         operations = BenchFSOperations(volume.filesystem, writeback_cache=writeback_cache, acl=options.volume.acl)
-        close = await _init(operations, request)
-        try:
-            await _session(request, volume, ready, progress)
-        except BaseException:
-            # Once in use, it is not unmounted: programs on it must see that it is dead, not an empty directory.
-            close(not progress.in_use)
-            if not progress.in_use:
-                progress.unregister()
-            raise
-        close(True)
+        with trio.open_signal_receiver(*_SIGNALS) as signals:
+            close = await _init_unless_told(operations, request, signals)
+            try:
+                await _session(request, volume, ready, progress, signals)
+            except BaseException:
+                # Once in use, it is not unmounted: programs on it must see that it is dead, not an empty directory.
+                close(not progress.in_use)
+                if not progress.in_use:
+                    progress.unregister()
+                raise
+            close(True)
         log.info("requests: %s", json.dumps(operations.requests, sort_keys=True))
     progress.unregister()
     log.info("%s: unmounted, everything is on disk", request.mount_point)
@@ -161,7 +166,13 @@ def _kernel_time_ns() -> int:
     return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
 
 
-async def _session(request: Request, volume: Volume, ready: Callable[[str], None], progress: _Progress) -> None:
+async def _session(
+    request: Request,
+    volume: Volume,
+    ready: Callable[[str], None],
+    progress: _Progress,
+    signals: AsyncIterator[int],
+) -> None:
     """Answer requests until the session ends."""
     since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
@@ -190,13 +201,12 @@ async def _session(request: Request, volume: Volume, ready: Callable[[str], None
         await pyfuse3.main()
         nursery.cancel_scope.cancel()
 
-    with trio.open_signal_receiver(*_SIGNALS) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(until_unmounted, nursery)
-            await announce(nursery)
-            async for number in signals:
-                log.info("%s: ending", signal.Signals(number).name)
-                await _unmount(request.mount_point)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(until_unmounted, nursery)
+        await announce(nursery)
+        async for number in signals:
+            log.info("%s: ending", signal.Signals(number).name)
+            await _unmount(request.mount_point)
 
 
 async def _unmount(mount_point: Path) -> None:
@@ -222,6 +232,39 @@ def _write_back(mount_point: Path) -> None:
             os.close(root)
     except OSError as error:
         log.error("%s: writing back what the kernel holds: %s", mount_point, error)
+
+
+async def _init_unless_told(
+    operations: BenchFSOperations, request: Request, signals: AsyncIterator[int]
+) -> Callable[[bool], None]:
+    """Mount, as ``_init`` does; a signal that says to end ends that, too, and leaves nothing mounted.
+
+    Raises:
+        Interrupted: a signal came first.
+        MountError: it could not be mounted.
+    """
+    close: Callable[[bool], None] | None = None
+    failure: MountError | None = None
+    told: list[str] = []
+
+    async def listen(scope: trio.CancelScope) -> None:
+        told.append(signal.Signals(await anext(signals)).name)
+        scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listen, nursery.cancel_scope)
+        try:
+            close = await _init(operations, request)
+        except MountError as error:
+            failure = error  # kept out of the nursery, which would wrap it in a group
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    if told or close is None:
+        if close is not None:
+            close(True)
+        raise Interrupted(f"{request.mount_point}: {told[0]} while mounting: nothing is mounted")
+    return close
 
 
 async def _init(operations: BenchFSOperations, request: Request) -> Callable[[bool], None]:

@@ -145,8 +145,11 @@ def _mount(mount_point: Path, words: str) -> int:
                 check=False,
                 timeout=TIMEOUT_S,
             )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise SessionError(str(error)) from error
+        except subprocess.TimeoutExpired as error:
+            mounts.unmount(mount_point, lazy=True)
+            raise SessionError(f"fusermount3 has not ended within {TIMEOUT_S} s") from error
+        except OSError as error:
+            raise SessionError(f"fusermount3: {error.strerror}") from error
         if done.returncode:
             raise SessionError((done.stderr.strip().splitlines() or [f"fusermount3 ended with {done.returncode}"])[-1])
         descriptors = array.array("i")

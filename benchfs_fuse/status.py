@@ -17,6 +17,13 @@ STATUS_FINE, STATUS_WRONG = 0, 4
 """Exit codes: all is well; the mount has turned read-only, or data was lost."""
 
 
+_TOLD = {
+    *("pid", "since", "failure", "read_only", "store", "store_note", "sync", "acl", "chunk_size", "open_handles"),
+    *("dirty_files", "wal_bytes", "files_with_lost_data", "lost_data"),
+}
+"""What the lines below show."""
+
+
 class StatusError(BenchFSError):
     """The mount could not be asked."""
 
@@ -38,6 +45,9 @@ def ask_status(mount_point: Path) -> dict[str, Any]:
         status: dict[str, Any] = ask(mounts.control_socket(registration), "status")
     except ControlError as error:
         raise StatusError(f"{mount_point}: its daemon, process {daemon.pid}, does not answer: {error}") from error
+    missing = _TOLD - status.keys()
+    if missing or not isinstance(status["lost_data"], list):
+        raise StatusError(f"{mount_point}: its daemon is of another release, or none")
     return {"mount_point": daemon.mount_point, "source": daemon.source, "log": daemon.log, **status}
 
 
@@ -52,7 +62,7 @@ def describe(status: dict[str, Any], *, as_json: bool) -> str:
         return json.dumps(status, indent=2)
     state = "read-only, as asked for" if status["read_only"] else "writable"
     if status["failure"] is not None:
-        state = f"read-only since {status['failure']['since']}: {status['failure']['reason']}"
+        state = f"read-only since {status['failure']}"
     store = f"{status['store']} ({status['store_note']})" if status["store_note"] else status["store"]
     lines = [
         f"{status['source']} on {status['mount_point']}, process {status['pid']}, since {status['since']}",
@@ -65,5 +75,5 @@ def describe(status: dict[str, Any], *, as_json: bool) -> str:
     ]
     if status["files_with_lost_data"]:
         lines.append(f"LOST DATA in {status['files_with_lost_data']} files; write them again, or restore them:")
-        lines += [f"  {one['reason']}" for one in status["lost_data"]]
+        lines += [f"  {one}" for one in status["lost_data"]]
     return "\n".join(mounts.printable(line) for line in lines)

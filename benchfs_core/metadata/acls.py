@@ -31,6 +31,7 @@ class Acls:
 
         Raises:
             InvalidArgument: malformed.
+            AttributeTooLarge: the list of xattr names is full.
         """
         access = acl.from_xattr(value)
         if access is None:
@@ -39,6 +40,7 @@ class Acls:
         mode = self._inodes.get(inode).mode & ~acl.PERMISSION_BITS | access.mode
         if drop_setgid:
             mode &= ~stat.S_ISGID
+        self._xattrs.check_room(inode, acl.ACCESS)
         with self._database.change():
             self._keep(inode, access)
             self._inodes.change(inode, AttributeChange(ctime_ns=now_ns, mode=mode))

@@ -46,12 +46,20 @@ class Xattrs:
         """
         if len(value) > MAX_VALUE_BYTES:
             raise AttributeTooLarge(f"xattr value of {len(value)} bytes, at most {MAX_VALUE_BYTES}")
-        names = self.names(inode)
-        if name not in names and sum(len(known) + 1 for known in names) + len(name) + 1 > MAX_LIST_BYTES:
-            raise AttributeTooLarge(f"list of xattr names over {MAX_LIST_BYTES} bytes")
+        self.check_room(inode, name)
         with self._database.change():
             self.put(inode, name, value)
             self._touch(inode, now_ns)
+
+    def check_room(self, inode: InodeId, name: bytes) -> None:
+        """See that the list of names can take one more.
+
+        Raises:
+            AttributeTooLarge: it would pass its limit.
+        """
+        names = self.names(inode)
+        if name not in names and sum(len(known) + 1 for known in names) + len(name) + 1 > MAX_LIST_BYTES:
+            raise AttributeTooLarge(f"list of xattr names over {MAX_LIST_BYTES} bytes")
 
     def remove(self, inode: InodeId, name: bytes, now_ns: int) -> None:
         """Remove one attribute; ctime moves.

@@ -55,6 +55,15 @@ def test_too_many_pieces_stay_lost_rather_than_be_forgotten() -> None:
     assert not lost.remains(4 * MAX_RANGES)
 
 
+def test_many_lost_ranges_are_healed_piece_by_piece() -> None:
+    lost = LostData()
+    for index in range(3000):
+        lost.note(index * 8192, index * 8192 + 4096, "why")
+    for offset in range(0, 3000 * 8192, 1 << 20):
+        lost.rewritten(offset, offset + (1 << 20), lost.failures)
+    assert not lost.remains(1 << 60)
+
+
 @asynccontextmanager
 async def failing(tmp_path: Path, *, lost: bool = True) -> AsyncIterator[tuple[FileSystem, Callable[[], None]]]:
     """A volume, and what makes its next flush of data fail; ``lost``: whether it ends with data lost."""
@@ -102,6 +111,16 @@ async def test_what_is_cut_off_is_no_longer_missed(tmp_path: Path) -> None:
         await lose(fs, fail_next, handle)
         await fs.setattr(made.inode, AttributeChange(), 0)
         await fs.write(handle, 0, b"new")
+        await fs.fsync(handle)
+        await fs.release(handle)
+
+
+async def test_a_hole_that_is_added_later_was_never_lost(tmp_path: Path) -> None:
+    async with failing(tmp_path, lost=False) as (fs, fail_next):
+        handle, made = await fs.create(ROOT_INODE, b"f", 0o600, OWNER)
+        await lose(fs, fail_next, handle)
+        await fs.write(handle, 0, b"z" * 100)
+        await fs.setattr(made.inode, AttributeChange(), 200)
         await fs.fsync(handle)
         await fs.release(handle)
 
