@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,7 +92,15 @@ class FileJudge:
     def problems(self, directory: Path) -> list[str]:
         if not directory.exists():
             return [f"{directory.name} is missing"] if self._first else []
-        found = look(directory)
+        return self.judge(look(directory), lambda path: (directory / path).read_bytes())
+
+    @property
+    def names(self) -> Names:
+        """The names as they are while nothing is lost."""
+        return self._history[-1]
+
+    def judge(self, found: dict[str, Found], read: Callable[[str], bytes]) -> list[str]:
+        """What is wrong with names that were found; ``read`` gives a file's content."""
         at = [names for names in self._history if self._same(names, found)]
         if not at:
             return [self._difference(found)]
@@ -101,8 +109,7 @@ class FileJudge:
             problems = [
                 f"{path}: {problem}"
                 for path, entry in sorted(names.items())
-                if not entry.directory
-                and (problem := self._contents[entry.node].problem((directory / path).read_bytes())) is not None
+                if not entry.directory and (problem := self._contents[entry.node].problem(read(path))) is not None
             ]
             if not problems:
                 break
