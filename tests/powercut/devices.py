@@ -40,10 +40,11 @@ def make_image(path: Path, filesystem: str, size_bytes: int = INNER_BYTES) -> No
 
 
 @contextlib.contextmanager
-def mounted(image: Path, filesystem: str, directory: Path) -> Iterator[Path]:
+def mounted(image: Path, filesystem: str, directory: Path, options: str = "") -> Iterator[Path]:
     """Mount an image for the length of the block; mounting replays its journal."""
     directory.mkdir()
-    run("mount", "-t", filesystem, "-o", _MOUNT_CLONE[filesystem], image, directory)
+    words = ",".join(filter(None, (_MOUNT_CLONE[filesystem], options)))
+    run("mount", "-t", filesystem, "-o", words, image, directory)
     try:
         yield directory
     finally:
@@ -76,7 +77,8 @@ def cloning_directory(directory: Path) -> Iterator[Path]:
         with contextlib.ExitStack() as stack:
             if not _can_clone(place):
                 make_image(place / "outer.image", "xfs", OUTER_BYTES)
-                yield stack.enter_context(mounted(place / "outer.image", "xfs", place / "outer"))
+                # discard: the image gives back what was in clones that are gone
+                yield stack.enter_context(mounted(place / "outer.image", "xfs", place / "outer", "discard"))
             else:
                 yield place
     finally:
