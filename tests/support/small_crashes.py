@@ -20,7 +20,7 @@ from benchfs_core.file_io import FileIO
 from benchfs_core.filesystem import FileSystem
 from benchfs_core.inodes import InodeTable
 from benchfs_core.maintenance import Maintenance
-from benchfs_core.metadata.checks import ChunkExpectation, check_rules
+from benchfs_core.metadata.checks import check_rules
 from benchfs_core.metadata.database import IN_MEMORY, Database
 from benchfs_core.metadata.group_commit import GroupCommit
 from benchfs_core.metadata.manager import MetadataManager
@@ -229,13 +229,15 @@ async def _look(filesystem: FileSystem) -> tuple[dict[str, Found], dict[str, byt
 
 async def _chunk_problems(layers: Layers) -> list[str]:
     """What fsck says of chunk files that the database does not describe as they are."""
-    expected, problems = ChunkExpectation(layers.database), []
+    rows_of: dict[int, dict[int, int]] = {}
+    for number, index, length in layers.database.execute("SELECT inode, chunk_index, length FROM chunk").fetchall():
+        rows_of.setdefault(int(str(number)), {})[int(str(index))] = int(str(length))
+    problems = []
     there = layers.store.disk(b"").chunks
-    for number in {*there, *expected.inodes_with_chunks()}:
-        inode = InodeId(number)
-        rows = {int(index): row.length for index, row in expected.chunks(inode).items()}
+    for number in {*there, *rows_of}:
+        inode, rows = InodeId(number), rows_of.get(number, {})
         files = {index: len(data) for index, data in there.get(number, {}).items()}
-        if files and not expected.exists(inode):
+        if files and not layers.metadata.marks.inode_exists(inode):
             problems.append(f"chunks of inode {inode}, which does not exist")
         elif rows != files:
             problems.append(f"inode {inode}: chunk files {files}, rows {rows}")
