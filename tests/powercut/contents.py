@@ -31,7 +31,9 @@ class Content:
     def write(self, first: int, count: int, generation: int) -> None:
         """A write of whole blocks was begun."""
         for index in range(first, first + count):
-            self._values[index] = (*self._values.get(index, (ZEROS,)), (generation, BLOCK))
+            # A truncate that is not durable is made again at recovery, and takes what was written beyond it since.
+            cut = [(generation, left) for size, _ in self._cuts if 0 < (left := size - index * BLOCK) < BLOCK]
+            self._values[index] = (*self._values.get(index, (ZEROS,)), *cut, (generation, BLOCK))
             self._unsettled.add(index)
         self.size = max(self.size, (first + count) * BLOCK)
         self._high = max(self._high, self.size)

@@ -95,8 +95,19 @@ def test_the_judge_of_cuts() -> None:
     assert content.problem(after) is None
     content.write(4, 1, 4)
     assert content.problem(whole + block(7, 4, 4)), "from before the truncate, beside what was written after it"
+    content.write(2, 1, 5)
+    again = whole[: 2 * BLOCK] + block(7, 2, 5)[:100] + bytes(BLOCK - 100) + block(7, 3, 3) + block(7, 4, 4)
+    assert content.problem(again) is None, "the truncate, made once more at recovery"
     content.settle()
-    assert content.problem(after + block(7, 4, 4)) is None
+    assert content.problem(again)
+    content.write(2, 1, 6)
+    content.truncate(half, 7)
+    content.truncate(5 * BLOCK, 8)
+    content.settle()
+    zeros = bytes(3 * BLOCK - 100)
+    assert content.problem(whole[: 2 * BLOCK] + block(7, 2, 6)[:100] + zeros) is None
+    assert content.problem(after + bytes(BLOCK))
+    assert content.problem(after + block(7, 4, 4))
     assert content.problem(whole + block(7, 4, 4))
 
 
