@@ -17,7 +17,7 @@ import functools
 import trio
 
 from benchfs_core.chunks.store import ChunkStore
-from benchfs_core.errors import FlushFailed
+from benchfs_core.errors import FlushFailed, NotBegun
 from benchfs_core.inodes import ActiveInode
 from benchfs_core.layout import Cut, cut_at
 from benchfs_core.metadata.group_commit import GroupCommit
@@ -231,7 +231,8 @@ class DataDurability:
                 except OSError as error:
                     start = chunk_index * self._chunk_size
                     reason = f"inode {node.inode}: flush of chunk {chunk_index} failed: {error.strerror}"
-                    node.lost.note(start, start + self._chunk_size, reason)
+                    if not isinstance(error, NotBegun):
+                        node.lost.note(start, start + self._chunk_size, reason)
                     failed.append(FlushFailed(reason))
 
         if len(chunks) == 1:
@@ -247,8 +248,10 @@ class DataDurability:
         try:
             await self._store.fsync_entries(node.inode)
         except OSError as error:
-            node.lost.note_names(f"inode {node.inode}: flush of its chunk directory failed: {error.strerror}")
-            raise FlushFailed(node.lost.reason) from error
+            reason = f"inode {node.inode}: flush of its chunk directory failed: {error.strerror}"
+            if not isinstance(error, NotBegun):
+                node.lost.note_names(reason)
+            raise FlushFailed(reason) from error
 
 
 def _blocks_left(chunk: ChunkInfo, cut: Cut) -> int:

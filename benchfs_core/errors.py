@@ -30,7 +30,9 @@
     │   └── VolumeBusy           somebody has it mounted
     └── OptionError              an option that is unknown or out of range
 
-Failures of the filesystem below come as OSError, unchanged, where no entry above says more.
+    OSError                      a failure of the filesystem below, where no entry above says more
+    └── NotBegun                 it came before anything was written or flushed
+
 Imports nothing. ``benchfs_fuse.translate`` alone knows which errno each of these is.
 """
 
@@ -119,6 +121,13 @@ class CorruptChunk(FileSystemError):
 
 class MetadataFailed(FileSystemError):
     """The metadata database cannot be read or written."""
+
+
+class NotBegun(OSError):
+    """The filesystem below failed before a write or flush began: nothing is lost by it, and trying again is sound.
+
+    Otherwise than after a failed flush, of which a later success says nothing.
+    """
 
 
 class VolumeError(BenchFSError):

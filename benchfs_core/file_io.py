@@ -15,7 +15,7 @@ import trio
 
 from benchfs_core.chunks.store import ChunkStore
 from benchfs_core.data_durability import DataDurability
-from benchfs_core.errors import FileSystemError, FileTooLarge
+from benchfs_core.errors import FileSystemError, FileTooLarge, NotBegun
 from benchfs_core.inodes import ActiveInode
 from benchfs_core.layout import Span, spans
 from benchfs_core.metadata.group_commit import GroupCommit
@@ -205,7 +205,7 @@ class FileIO:
                 confirmed = not durable or failures == node.lost.failures
             node.lost.rewritten(start, end, failures)
         except OSError as error:
-            if durable:
+            if durable and not isinstance(error, NotBegun):
                 self._note_failed_write(node, span.chunk_index, start, end, error)
             raise
         finally:  # after a failure as well: a part may be there

@@ -13,7 +13,7 @@ import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,8 +36,8 @@ from benchfs_core.filesystem import FileSystem
 from benchfs_core.host import allocate_beyond_end, raise_descriptor_limit
 from benchfs_core.inodes import InodeTable
 from benchfs_core.maintenance import Maintenance
-from benchfs_core.metadata.database import IN_MEMORY, Database, WalCheckpointer, open_wal
-from benchfs_core.metadata.group_commit import WAL_RESERVE_BYTES, GroupCommit
+from benchfs_core.metadata.database import IN_MEMORY, Database, WalCheckpointer, open_wal, open_wal_index
+from benchfs_core.metadata.group_commit import WAL_INDEX_RESERVE_BYTES, WAL_RESERVE_BYTES, GroupCommit
 from benchfs_core.metadata.manager import MetadataManager
 from benchfs_core.metadata.numbers import Numbers
 from benchfs_core.mounting import Mounting
@@ -130,6 +130,7 @@ async def open_volume(
     *,
     clocks: Clocks | None = None,
     wrap_io: Callable[[ChunkIO], ChunkIO] | None = None,
+    vfs: str | None = None,
     lock_wait_s: float = LOCK_WAIT_S,
 ) -> AsyncIterator[Volume]:
     """Open the volume in ``source`` for the length of the block, making one if the directory is empty.
@@ -140,6 +141,7 @@ async def open_volume(
         format_options: how to make it; None: with defaults.
         clocks: where time comes from.
         wrap_io: puts something, such as faults or measurements, between the store and its I/O.
+        vfs: the SQLite VFS that does the database's I/O; None: SQLite's own.
         lock_wait_s: how long to wait for an owner that is ending.
 
     Raises:
@@ -152,7 +154,7 @@ async def open_volume(
         if options.store is StoreKind.MEMORY:
             storage = _memory_storage(stack, format_options or FormatOptions(), clocks, options)
         else:
-            storage = await _open_storage(stack, source, options, format_options, clocks, wrap_io, lock_wait_s)
+            storage = await _open_storage(stack, source, options, format_options, clocks, wrap_io, vfs, lock_wait_s)
         async with _serve(storage, source, options, clocks) as volume:
             yield volume
 
@@ -215,6 +217,7 @@ async def _open_storage(
     format_options: FormatOptions | None,
     clocks: Clocks,
     wrap_io: Callable[[ChunkIO], ChunkIO] | None,
+    vfs: str | None,
     lock_wait_s: float,
 ) -> _Storage:
     _check_directory(source)
@@ -223,11 +226,7 @@ async def _open_storage(
         raise NotAVolume(f"{source}: empty, and read-only: mount it without ro to make a volume")
     if superblock is not None:
         _check_complete(source)
-    if superblock is not None and format_options is not None and format_options.chunk_size != superblock.chunk_size:
-        raise OptionError(
-            f"chunk_size={format_options.chunk_size >> 10}K: the volume in {source} has chunks of "
-            f"{superblock.chunk_size >> 10}K, fixed when it was made: leave the option out"
-        )
+        _check_chunk_size(source, superblock, format_options)
     kind, note = _choose_store(options.store)
     lock = await VolumeLock.acquire(source / LOCK, wait_s=lock_wait_s)
     stack.callback(lock.release)
@@ -235,15 +234,19 @@ async def _open_storage(
     io = io if wrap_io is None else wrap_io(io)
     if superblock is None:
         superblock = _format(source, format_options or FormatOptions(), clocks)
-    database = Database.open(source / DATABASE, read_only=options.read_only)
+    closed_last = stack.enter_context(ExitStack())
+    database = Database.open(source / DATABASE, read_only=options.read_only, vfs=vfs)
     stack.callback(database.close)
     checkpointer, wal = None, -1
     if not options.read_only:
-        checkpointer = WalCheckpointer(database.path)
+        checkpointer = WalCheckpointer(database.path, vfs)
         stack.callback(checkpointer.close)
         wal = open_wal(database.path)
         stack.callback(os.close, wal)
-        _reserve_wal(wal)
+        wal_index = open_wal_index(database.path)
+        closed_last.callback(os.close, wal_index)
+        _reserve(wal, WAL_RESERVE_BYTES)
+        _reserve(wal_index, WAL_INDEX_RESERVE_BYTES)
     store_class = IOUringChunkStore if kind is StoreKind.IO_URING else FileChunkStore
     store = store_class(
         str(source / CHUNKS),
@@ -255,6 +258,14 @@ async def _open_storage(
     stack.push_async_callback(store.close_all)
     flush_wal = partial(io.fsync, wal, datasync=True)
     return _Storage(superblock, database, store, kind, note, flush_wal, checkpointer, lock)
+
+
+def _check_chunk_size(source: Path, superblock: Superblock, wanted: FormatOptions | None) -> None:
+    if wanted is not None and wanted.chunk_size != superblock.chunk_size:
+        raise OptionError(
+            f"chunk_size={wanted.chunk_size >> 10}K: the volume in {source} has chunks of "
+            f"{superblock.chunk_size >> 10}K, fixed when it was made: leave the option out"
+        )
 
 
 def _choose_store(wanted: StoreKind) -> tuple[StoreKind, str]:
@@ -298,11 +309,11 @@ def _handle_limit(wanted: int) -> int:
     return min(wanted, allowed)
 
 
-def _reserve_wal(wal: int) -> None:
+def _reserve(descriptor: int, length: int) -> None:
     try:
-        allocate_beyond_end(wal, WAL_RESERVE_BYTES)
+        allocate_beyond_end(descriptor, length)
     except OSError as error:
-        log.warning("no %d MiB reserved for metadata: %s", WAL_RESERVE_BYTES >> 20, error.strerror)
+        log.warning("no %d KiB reserved for metadata: %s", length >> 10, error.strerror)
 
 
 def _format(source: Path, options: FormatOptions, clocks: Clocks) -> Superblock:

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
@@ -25,6 +25,7 @@ from benchfs_core.chunks.entries import EntryLedger
 from benchfs_core.chunks.gate import Gate
 from benchfs_core.chunks.handles import ChunkHandle, HandleCache
 from benchfs_core.chunks.io import ChunkIO
+from benchfs_core.errors import NotBegun
 from benchfs_core.host import flush_filesystem
 from benchfs_core.types import Buffer, ChunkIndex, ChunkInfo, InodeId
 
@@ -70,7 +71,7 @@ class ChunkFiles:
             return 0
         handle = self._handles.pin_cached(inode, chunk_index)
         if handle is None:
-            handle = await self._handles.pin(inode, chunk_index, create=True)
+            handle = await self._pin(inode, chunk_index, create=True)
             assert handle is not None
         try:
             await self._io.write(handle.descriptor, offset, data, durable=self._durable)
@@ -186,7 +187,13 @@ class ChunkFiles:
             self._entries.changed(inode)
 
     async def _open_directory(self, path: str) -> int:
-        return await self._handles.relieved(partial(self._io.open, path, os.O_RDONLY | os.O_DIRECTORY))
+        with _before_it_began():
+            return await self._handles.relieved(partial(self._io.open, path, os.O_RDONLY | os.O_DIRECTORY))
+
+    async def _pin(self, inode: InodeId, chunk_index: ChunkIndex, *, create: bool) -> ChunkHandle | None:
+        """Pin a chunk that is to be written or flushed."""
+        with _before_it_began():
+            return await self._handles.pin(inode, chunk_index, create=create)
 
     # Flushing
 
@@ -286,7 +293,7 @@ class ChunkFiles:
         self, inode: InodeId, chunk_index: ChunkIndex, act: Callable[[ChunkHandle], Awaitable[None]]
     ) -> None:
         """Do something with an existing chunk; nothing where it is absent."""
-        handle = await self._handles.pin(inode, chunk_index, create=False)
+        handle = await self._pin(inode, chunk_index, create=False)
         if handle is None:
             await trio.lowlevel.checkpoint()
             return
@@ -303,3 +310,14 @@ class ChunkFiles:
             return await operation()
         finally:
             self._gate.leave()
+
+
+@contextmanager
+def _before_it_began() -> Iterator[None]:
+    """What fails in the block failed before anything was written or flushed; what is missing is no failure."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise NotBegun(error.errno, error.strerror) from error

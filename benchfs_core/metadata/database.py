@@ -70,15 +70,17 @@ class Database:
         connection.set_wal_hook(self._note_wal)
 
     @classmethod
-    def open(cls, path: Path, *, read_only: bool = False) -> Database:
-        """Open an existing database, recovering its WAL.
+    def open(cls, path: Path, *, read_only: bool = False, vfs: str | None = None) -> Database:
+        """Open an existing database, recovering its WAL; through the SQLite VFS of that name, where one is given.
 
         Raises:
             DamagedVolume: not a database, or not one of this schema.
         """
         try:
-            connection = _connect_read_only(path) if read_only else _connect(path)
+            connection = _connect_read_only(path) if read_only else _connect(path, vfs)
             version = connection.pragma("user_version")
+        except (apsw.IOError, apsw.FullError) as error:
+            raise DamagedVolume(f"{path}: {error}: see whether the disk below is full or failing") from error
         except apsw.Error as error:
             raise DamagedVolume(f"{path}: {error}: restore it from a backup") from error
         if version != SCHEMA_VERSION:
@@ -181,8 +183,14 @@ class Database:
         return list(self.execute(sql, bindings))
 
     def close(self) -> None:
-        """Close; SQLite then checkpoints and removes the WAL if this is the last connection."""
-        self._connection.close()
+        """Close; SQLite then checkpoints and removes the WAL if this is the last connection.
+
+        Where it cannot, the WAL stays, and nothing is lost: the next opening takes it up.
+        """
+        try:
+            self._connection.close()
+        except apsw.Error as error:
+            log.warning("%s: closing: %s: the WAL is left to the next mount", self.path, error)
 
     def _translated(self, error: apsw.Error) -> BenchFSError:
         if isinstance(error, apsw.FullError) and self._connection.in_transaction:
@@ -200,10 +208,14 @@ class Database:
 class WalCheckpointer:
     """A second connection that copies the WAL into the database file, for use in a worker thread."""
 
-    def __init__(self, path: Path) -> None:
-        self._connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-        self._connection.pragma("synchronous", "NORMAL")
-        self._connection.pragma("wal_autocheckpoint", 0)
+    def __init__(self, path: Path, vfs: str | None = None) -> None:
+        """Open it. DamagedVolume: it cannot be opened."""
+        try:
+            self._connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
+            self._connection.pragma("synchronous", "NORMAL")
+            self._connection.pragma("wal_autocheckpoint", 0)
+        except apsw.Error as error:
+            raise DamagedVolume(f"{path}: {error}: a second connection cannot be opened") from error
 
     def run(self) -> bool:
         """Copy and flush what readers allow (a "passive" WAL checkpoint); blocks. Whether all of the WAL was copied.
@@ -238,8 +250,16 @@ def open_wal(path: Path) -> int:
     return descriptor
 
 
-def _connect(path: Path) -> apsw.Connection:
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+def open_wal_index(path: Path) -> int:
+    """Open the index of the WAL (-shm) of the database at ``path``, to allocate space for it; return the descriptor.
+
+    To be closed after the database: it carries SQLite's locks, which closing drops.
+    """
+    return os.open(f"{path}-shm", os.O_RDWR | os.O_CLOEXEC)
+
+
+def _connect(path: Path, vfs: str | None) -> apsw.Connection:
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
     _apply_pragmas(connection)
     return connection
 
@@ -251,7 +271,7 @@ def _connect_read_only(path: Path) -> apsw.Connection:
     try:
         connection.pragma("user_version")
         return connection
-    except (apsw.CantOpenError, apsw.ReadOnlyError):
+    except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.IOError):
         connection.close()
     wal = Path(f"{path}-wal")
     if wal.exists() and wal.stat().st_size:

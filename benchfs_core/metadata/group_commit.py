@@ -26,6 +26,9 @@ WAL_CHECKPOINT_BYTES = 8 * 1024 * 1024
 WAL_RESERVE_BYTES = 32 * 1024 * 1024
 """Allocated for the WAL beforehand, so that commits succeed on a full disk: deleting must always work."""
 
+WAL_INDEX_RESERVE_BYTES = 128 * 1024
+"""Allocated for the index of the WAL, which grows with it by 32 KiB every 16 MiB: that must succeed as well."""
+
 _WAL_FOR_DELETING_BYTES = 8 * 1024 * 1024
 """The last part of the reserve, kept for changes that free space."""
 

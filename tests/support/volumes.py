@@ -55,6 +55,7 @@ async def open_test_volume(
     read_only: bool = False,
     max_handles: int = 8,
     wrap_io: Callable[[ChunkIO], ChunkIO] | None = None,
+    vfs: str | None = None,
     lock_wait_s: float = 0.0,
 ) -> AsyncIterator[Volume]:
     """Open the volume in ``source``, made if need be; see ``open_volume``."""
@@ -75,6 +76,7 @@ async def open_test_volume(
         FormatOptions(CHUNK_SIZE),
         clocks=(ticks or Ticks()).clocks,
         wrap_io=wrap_io,
+        vfs=vfs,
         lock_wait_s=lock_wait_s,
     ) as volume:
         yield volume

@@ -16,7 +16,7 @@ from benchfs_core.filesystem import FileSystem
 from benchfs_core.lost_data import MAX_RANGES, LostData
 from benchfs_core.types import ROOT_INODE, AttributeChange, HandleId, SyncMode
 from tests.support.faults import FaultPlan, FaultyIO, Rule
-from tests.support.volumes import CHUNK_SIZE, OWNER, open_test_volume
+from tests.support.volumes import CHUNK_SIZE, OWNER, findings, open_test_volume
 
 RANGE = st.tuples(st.integers(0, 30), st.integers(1, 10)).map(lambda pair: (pair[0], sum(pair)))
 STEP = st.one_of(
@@ -166,3 +166,23 @@ async def test_only_the_chunk_that_failed_is_in_doubt_and_no_other_file(tmp_path
         await fs.fsync(handle)
         for opened in (handle, other):
             await fs.release(opened)
+
+
+async def test_a_flush_that_could_not_begin_has_lost_nothing(tmp_path: Path) -> None:
+    """The chunk directory would not open: the next try makes all durable, and the file can be written to again."""
+    plan = FaultPlan()
+    async with open_test_volume(tmp_path / "v", SyncMode.WRITE, wrap_io=lambda io: FaultyIO(io, plan)) as volume:
+        fs = volume.filesystem
+        handle, made = await fs.create(ROOT_INODE, b"f", 0o600, OWNER)
+        await fs.write(handle, 0, b"x" * (CHUNK_SIZE + 10))
+        await fs.setattr(made.inode, AttributeChange(), 10)
+        plan.rules.append(Rule("open", nth=plan.calls["open"] + 1, error=errno.EMFILE))
+        plan.rules.append(Rule("open", nth=plan.calls["open"] + 2, error=errno.EMFILE))
+        with pytest.raises(FlushFailed, match="chunk directory"):
+            await fs.setattr(made.inode, AttributeChange(), 100)
+        assert len(plan.fired) == 2
+        await fs.setattr(made.inode, AttributeChange(), 100)
+        await fs.write(handle, 50, b"y")
+        await fs.fsync(handle)
+        await fs.release(handle)
+    assert findings(tmp_path / "v") == []
