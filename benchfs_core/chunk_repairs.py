@@ -47,28 +47,25 @@ class ChunkRepairs:
                 if chunk.length > self._checks.chunk_size:
                     self._cut(path / str(chunk.chunk_index), f"{name}.{chunk.chunk_index}.excess")
 
-    def numbers_without_inode(self) -> tuple[list[InodeId], list[InodeId]]:
-        """Numbers that have chunk files and no inode: those that belong to nobody, and those the next mount deletes.
+    def numbers_without_inode(self) -> list[InodeId]:
+        """Numbers that have chunk files, no inode, and are not to be deleted; empty directories of such are removed.
 
-        What a name or other rows lead to belongs to somebody, whatever the next mount would do. Empty directories that
-        belong to nobody are removed.
+        Those that a crash left uncommitted, and that the next mount would delete, are among them: in a damaged volume
+        nothing tells them from what somebody has lost.
         """
-        unowned, leftover = [], []
+        unowned = []
         for name in _names(self._chunks):
             inode = InodeId(int(name))
             expected = self._checks.expectation.of(inode)
-            if expected.exists:
+            if expected.exists or (expected.is_orphan and self._checks.expectation.path(inode) is None):
                 continue
-            claimed = bool(expected.rows) or self._checks.expectation.path(inode) is not None
-            if not expected.is_settled and not claimed:
-                leftover.append(inode)
-            elif self._checks.look(inode).chunks:
+            if self._checks.look(inode).chunks:
                 unowned.append(inode)
-            elif expected.is_settled:
+            else:
                 (self._chunks / name).rmdir()
                 self._tell(f"removed the empty chunks/{name}")
         _fsync(self._chunks)
-        return unowned, leftover
+        return unowned
 
     def clear_unowned(self) -> None:
         """Move away the chunk files of what, after all repairs of rows, is still no regular file."""

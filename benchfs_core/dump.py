@@ -128,8 +128,8 @@ def restore(lines: Iterable[bytes], source: Path) -> Restored:
         with new_database(source) as writer:
             rows = _fill(writer, first, iterator)
             unknown = _raise_numbers(writer, source / CHUNKS)
-        if _superblock(source) is None:
-            write_superblock(source, superblock)
+            if _superblock(source) is None:
+                write_superblock(source, superblock)  # before the database: until that is there, mounting is refused
         return Restored(superblock, rows, unknown)
     finally:
         lock.release()

@@ -188,13 +188,12 @@ class _Volume:
                 self.options.tell(f"made a superblock: uuid {superblock.uuid}, chunks of {superblock.chunk_size} bytes")
             files = ChunkRepairs(self._checks(database, superblock.chunk_size), self.options.tell)
             files.clear_foreign()
-            unowned, leftover = files.numbers_without_inode()
+            unowned = files.numbers_without_inode()
             repair_rows(
                 database,
                 superblock.chunk_size,
                 self.options.now_ns,
                 unowned=unowned,
-                leftover=leftover,
                 tell=self.options.tell,
             )
             files.clear_unowned()

@@ -14,14 +14,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchfs_core.chunk_checks import chunk_directory_number
+from benchfs_core.chunk_checks import chunk_directory_number, chunk_file_index
 from benchfs_core.chunk_repairs import unused_name
 from benchfs_core.errors import DamagedVolume, NotAVolume, UnknownFormat
-from benchfs_core.layout import MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, is_valid_chunk_size
+from benchfs_core.layout import DEFAULT_CHUNK_BYTES, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, is_valid_chunk_size
 from benchfs_core.metadata.checks import ChunkExpectation
 from benchfs_core.metadata.database import Database
 from benchfs_core.metadata.rows import RowWriter, salvage
 from benchfs_core.superblock import CHUNKS, DATABASE, SUPERBLOCK, Superblock, read_superblock
+from benchfs_core.types import ChunkIndex
 
 _BUILDING, _NEW = "meta.building", "meta.new"
 """Where a new directory ``meta`` is made, and what it is called once it is whole."""
@@ -105,14 +106,17 @@ def guess_superblock(source: Path, database: Database, created: str, uuid_text: 
     size = re.search(r"^chunk_size *= *(\d+)\s*$", text, re.MULTILINE)
     found_uuid = re.search(r'^uuid *= *"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"\s*$', text, re.MULTILINE)
     found_created = re.search(r'^created *= *"([0-9T:+.-]{19,40})"\s*$', text, re.MULTILINE)
-    least, largest = ChunkExpectation(database).chunk_size_bounds()
-    sizes = fitting_chunk_sizes(max(least, _longest_chunk_file(source / CHUNKS)), largest)
     told = int(size[1]) if size else 0
-    if told not in sizes and len(sizes) != 1 and (largest is not None or not sizes):
+    expectation = ChunkExpectation(database)
+    bounds = _Bounds(*expectation.chunk_size_bounds())
+    bounds.look_at_files(source / CHUNKS, expectation)
+    sizes = fitting_chunk_sizes(bounds.least, bounds.largest)
+    if is_valid_chunk_size(told) and (bounds.largest is None or told <= bounds.largest):
+        sizes = [told]  # a chunk file that is too long says less
+    if len(sizes) != 1 and (bounds.matters or not sizes):
         may_be = " or ".join(map(str, sizes)) or "anything"
         raise DamagedVolume(f"{source / SUPERBLOCK}: the chunk size may be {may_be}: restore it from a backup")
-    default = 4 << 20
-    chunk_size = told if told in sizes else default if default in sizes else sizes[0]
+    chunk_size = DEFAULT_CHUNK_BYTES if DEFAULT_CHUNK_BYTES in sizes else sizes[0]
     return Superblock(
         found_uuid[1] if found_uuid else uuid_text, chunk_size, found_created[1] if found_created else created
     )
@@ -169,11 +173,30 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _longest_chunk_file(chunks: Path) -> int:
-    longest = 0
-    with os.scandir(chunks) as directories:
-        for directory in directories:
-            if chunk_directory_number(directory.name) is not None and directory.is_dir(follow_symlinks=False):
-                with os.scandir(directory) as files:
-                    longest = max([longest, *(file.stat(follow_symlinks=False).st_size for file in files)])
-    return longest
+class _Bounds:
+    """Between which limits, in bytes, the chunk size must be."""
+
+    def __init__(self, least: int, largest: int | None) -> None:
+        self.least = least
+        self.largest = largest
+        self.matters = largest is not None
+        """Whether any file has more than its first chunk: if none has, each reads the same with any size."""
+
+    def look_at_files(self, chunks: Path, expectation: ChunkExpectation) -> None:
+        """Tighten the limits by what chunk files there are."""
+        for name in os.listdir(chunks):
+            inode = chunk_directory_number(name)
+            if inode is None or not (chunks / name).is_dir():
+                continue
+            lengths = {}
+            with os.scandir(chunks / name) as files:
+                for file in files:
+                    index = chunk_file_index(file.name, MIN_CHUNK_BYTES)
+                    if index is not None:
+                        lengths[index] = file.stat(follow_symlinks=False).st_size
+            self.least = max([self.least, *(length for length in lengths.values() if length <= MAX_CHUNK_BYTES)])
+            last = max(lengths, default=ChunkIndex(0))
+            self.matters = self.matters or last > 0
+            size = expectation.clean_size(inode) if last else None
+            if size is not None and (largest := (size - lengths[last]) // last) >= self.least:
+                self.largest = largest if self.largest is None else min(self.largest, largest)

@@ -125,9 +125,9 @@ _RULES: tuple[tuple[str, str], ...] = (
     (
         "directory-parent",
         """SELECT i.inode, 'directory whose one entry is not in its parent ' || ifnull(i.parent, 'NULL')
-           FROM inode i
+           FROM inode i LEFT JOIN dentry d ON d.inode = i.inode
            WHERE i.mode & 0xF000 = :directory AND i.inode != :root AND i.link_count != 0
-             AND (SELECT group_concat(d.parent) FROM dentry d WHERE d.inode = i.inode) IS NOT CAST(i.parent AS TEXT)""",
+           GROUP BY i.inode HAVING count(d.name) != 1 OR max(d.parent) IS NOT i.parent""",
     ),
     (
         "directory-parent",
@@ -277,7 +277,7 @@ def _check_acls(database: Database) -> Iterator[tuple[str, InodeId, str]]:
             yield "acl", inode, f"{name.decode()}: without entries"
         elif name == acl.ACCESS and found.mode != mode & acl.PERMISSION_BITS:
             yield "acl", inode, f"mode {mode & acl.PERMISSION_BITS:o}, but its access ACL says {found.mode:o}"
-        elif name == acl.DEFAULT and not stat.S_ISDIR(mode):
+        elif name == acl.DEFAULT and mode & 0xF000 != _DIRECTORY:
             yield "acl", inode, "default ACL of something that is no directory"
 
 
@@ -304,6 +304,8 @@ class Expected:
     exists: bool
     """Whether there is an inode of this number."""
     is_regular: bool
+    is_orphan: bool
+    """Whether its chunk files are to be deleted."""
     is_settled: bool
     """Whether chunk files must match rows: no dirty mark, no orphan, not left to the next mount."""
     rows: dict[ChunkIndex, ChunkInfo]
@@ -319,17 +321,17 @@ class ChunkExpectation:
     def of(self, inode: InodeId) -> Expected:
         """What must be there for one number."""
         with snapshot(self._database):
-            pending, reserved = self._database.first_row(
-                "SELECT EXISTS (SELECT 1 FROM dirty WHERE inode = ?1)"
-                " OR EXISTS (SELECT 1 FROM orphan WHERE inode = ?1),"
+            dirty, orphan, reserved = self._database.first_row(
+                "SELECT EXISTS (SELECT 1 FROM dirty WHERE inode = ?1), EXISTS (SELECT 1 FROM orphan WHERE inode = ?1),"
                 " EXISTS (SELECT 1 FROM number WHERE ?1 >= low AND ?1 < high)",
                 (inode,),
             )
             row = self._database.execute("SELECT mode FROM inode WHERE inode = ?", (inode,)).fetchone()
             chunks = self._database.execute("SELECT chunk_index, length, blocks FROM chunk WHERE inode = ?", (inode,))
             rows = {ChunkIndex(index): ChunkInfo(index, length, blocks) for index, length, blocks in chunks}
-        settled = not pending and not (reserved and row is None)
-        return Expected(row is not None, row is not None and stat.S_ISREG(row[0]), settled, rows)
+        settled = not (dirty or orphan or (reserved and row is None))
+        is_regular = row is not None and row[0] & 0xF000 == _REGULAR
+        return Expected(row is not None, is_regular, bool(orphan), settled, rows)
 
     def inodes_with_chunks(self) -> Iterator[InodeId]:
         """Every inode that has chunk rows; no read transaction is open between one and the next."""
@@ -354,6 +356,14 @@ class ChunkExpectation:
             inode, name = row
             parts.append(name)
         return "/" + b"/".join(reversed(parts)).decode(errors="surrogateescape")
+
+    def clean_size(self, inode: InodeId) -> int | None:
+        """The size of a clean file; None of anything else."""
+        row = self._database.execute(
+            "SELECT size FROM inode WHERE inode = ?1 AND mode & 0xF000 = ?2 AND ?1 NOT IN (SELECT inode FROM dirty)",
+            (inode, _REGULAR),
+        ).fetchone()
+        return None if row is None else int(row[0])
 
     def chunk_size_bounds(self) -> tuple[int, int | None]:
         """The least and the largest chunk size, in bytes, that the rows of clean files agree with; None: no largest."""

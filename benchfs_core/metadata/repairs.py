@@ -231,11 +231,6 @@ class Repairs:
         if count:
             self.tell(f"corrected or removed ACLs: {count}")
 
-    def adopt_orphans(self, leftover: Sequence[InodeId]) -> None:
-        """What the next mount would do with chunk files that were never committed."""
-        for number in leftover:
-            self.database.execute("INSERT OR IGNORE INTO orphan (inode) VALUES (?)", (number,))
-
     def _make_lost(self, number: int, mode: int) -> None:
         found = self.database.execute("SELECT 1 FROM inode WHERE inode = ?", (number,)).fetchone()
         if found is None and FIRST_NUMBER <= number < MAX_NUMBER:

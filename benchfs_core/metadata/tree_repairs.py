@@ -79,7 +79,6 @@ def repair_rows(
     now_ns: int,
     *,
     unowned: Sequence[InodeId],
-    leftover: Sequence[InodeId],
     tell: Callable[[str], None],
 ) -> None:
     """Put every row right, in one transaction; durable on return if the database flushes at each commit.
@@ -89,15 +88,13 @@ def repair_rows(
         chunk_size: of the volume.
         now_ns: the time that new inodes get.
         unowned: numbers that have chunk files and no inode row.
-        leftover: those among them that a crash left and the next mount would delete.
         tell: hears what was done.
     """
     with database.change():
         repairs = Repairs(database, chunk_size, now_ns, tell)
-        repairs.numbers([*unowned, *leftover])
+        repairs.numbers(unowned)
         repairs.values()
         repairs.make_lost_inodes(unowned)
-        repairs.adopt_orphans(leftover)
         repairs.root()
         repairs.rows()
         _repair_tree(repairs)

@@ -73,6 +73,8 @@ IN_THE_DATABASE = [
      {"dentry-parent", "link-count", "unnamed"}),
     ("type", "UPDATE inode SET mode = 420 WHERE inode = {file}",
      {"attributes", "chunk-owner", "size", "blocks"}),
+    ("negative mode", "UPDATE inode SET mode = -1 WHERE inode = {file}",
+     {"attributes", "chunk-owner", "size", "blocks"}),
     ("owner", "UPDATE inode SET uid = -1 WHERE inode = {file}", {"attributes"}),
     ("parent of a file", "UPDATE inode SET parent = 1 WHERE inode = {file}", {"directory-parent"}),
     ("xattr's name", "UPDATE xattr SET name = x'78'", {"xattr"}),
@@ -230,6 +232,16 @@ def test_chunk_files_without_any_row_come_back_as_a_file(volume: Damaged) -> Non
     for table in ("inode", "dentry", "xattr", "chunk"):
         volume.sql(f"DELETE FROM {table} WHERE inode = {{file}}")
     content = assert_repaired(volume, {"chunk-unowned"})
+    assert content[f"/lost+found/#{volume.inodes['file']}"] == before
+
+
+def test_what_looks_uncommitted_in_a_damaged_volume_is_not_deleted(volume: Damaged) -> None:
+    before = trio.run(read_everything, volume.source)["/file"]
+    for table in ("inode", "dentry", "xattr", "chunk"):
+        volume.sql(f"DELETE FROM {table} WHERE inode = {{file}}")
+    volume.sql("UPDATE number SET low = 16")
+    volume.sql("UPDATE inode SET link_count = 9 WHERE inode = {empty}")
+    content = assert_repaired(volume, {"link-count"})
     assert content[f"/lost+found/#{volume.inodes['file']}"] == before
 
 
