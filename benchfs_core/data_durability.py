@@ -207,13 +207,14 @@ class DataDurability:
     async def _flush(self, node: ActiveInode) -> None:
         chunks, node.unflushed = node.unflushed, set()
         entries, node.entries_unflushed = node.entries_unflushed, False
-        cuts = node.cut.made
+        cuts, node.flushing_size = node.cut.made, node.size
         confirmed = False
         try:
             await self._flush_chunks(node, chunks)
             if entries:
                 await self._flush_entries(node)
             node.cut.flushed = cuts
+            node.flushed_size = max(node.flushed_size, node.flushing_size)
             confirmed = True
         finally:
             if not confirmed:

@@ -159,8 +159,11 @@ class FileIO:
             log.warning("inode %d: cutting off a failed write: %s", node.inode, error)
 
     def _shorten(self, node: ActiveInode, size: int, now_ns: int) -> None:
-        # a size must not be durable before its data: with sync=write that is, else clearing the record makes both so
-        node.least_size = size if self._durability.durable_writes else min(node.least_size, size)
+        # A size must not be durable before its data: with sync=write that is, else as far as it was flushed, and beyond
+        # that clearing the record makes both so. Chunk files alone would not tell a size that ends in a hole.
+        node.flushed_size, node.flushing_size = min(node.flushed_size, size), min(node.flushing_size, size)
+        safe = size if self._durability.durable_writes else max(node.least_size, node.flushed_size)
+        node.least_size = min(safe, size)
         self._marks.record_cut(node.inode, size, node.least_size, now_ns)
         sequence = self._commit.sequence
         if not node.dirty:

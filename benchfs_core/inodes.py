@@ -85,6 +85,8 @@ class ActiveInode:
         "dirty",
         "entries_unflushed",
         "flush",
+        "flushed_size",
+        "flushing_size",
         "idle_since_s",
         "inode",
         "least_size",
@@ -111,6 +113,10 @@ class ActiveInode:
         self.size = attributes.size
         self.least_size = attributes.size
         """The row's size: what recovery will not go below."""
+        self.flushed_size = 0
+        """How much of the size a flush of the chunks has made durable, less what was cut off since."""
+        self.flushing_size = 0
+        """What ``flushed_size`` will be when the flush under way has succeeded."""
         self.atime_ns = attributes.atime_ns
         self.mtime_ns = attributes.mtime_ns
         self.ctime_ns = attributes.ctime_ns

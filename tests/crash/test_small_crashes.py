@@ -44,7 +44,7 @@ STARTS: dict[str, tuple[Step, ...]] = {
         ("settle",),
     ),
 }
-LOSSES = {1: 6, 2: 3, 3: 1}
+LOSSES = {1: 6, 2: 3, 3: 1, 5: 10}
 """Choices of what is lost at each point, by the length of the sequence."""
 
 SEED = 2
@@ -143,3 +143,18 @@ async def test_a_flush_that_did_nothing_is_found_out(sync: SyncMode, lie: str) -
     for steps in ((("write", "a", 127, 3), ("fsync", "a")), (("truncate", "a", 700), ("fsync", "a"))):
         await crash_everywhere(start, steps, sync, random, tally, lie)
     assert tally.problems
+
+
+@pytest.mark.parametrize("sync", SyncMode, ids=str)
+async def test_a_truncate_into_a_hole_keeps_to_the_size_it_set(sync: SyncMode) -> None:
+    start, random, tally = await begin((("create", "a", 0o644),), sync), Random(SEED), Tally()
+    steps: tuple[Step, ...] = (
+        ("write", "a", 0, 96),
+        ("write", "a", 128, 2),
+        ("fsync", "a"),
+        ("truncate", "a", 50_169),  # between the end of the first chunk's data and its end
+        ("settle",),
+    )
+    await crash_everywhere(start, steps, sync, random, tally)
+    assert tally.crashes
+    assert not tally.problems, "\n".join(tally.problems)
