@@ -24,7 +24,7 @@ from pathlib import Path
 from random import Random
 
 from tests.powercut.cut import FAILURES, Cut, Verdict, judge_cut
-from tests.powercut.devices import FILESYSTEMS, cloning_directory
+from tests.powercut.devices import FILESYSTEMS, clone, cloning_directory
 from tests.powercut.running import Plan, Run, directory_for
 from tests.powercut.workloads import WORKLOADS
 
@@ -131,11 +131,15 @@ class Campaign:
 
     def _judge(self, cut: Cut) -> Verdict:
         place = cut.image.with_name(f"{cut.image.name}-judged")
+        untouched = cut.image.with_name(f"{cut.image.name}-untouched")
+        if self._keep is not None:
+            clone(cut.image, untouched)
         verdict = judge_cut(cut, place)
         if verdict.problems and self._keep is not None:
             kept = self._keep / cut.name.replace(" ", "-")
-            shutil.copyfile(cut.image, kept)
+            shutil.copyfile(untouched, kept)
             verdict.problems.append(f"the device as it was: {kept}")
+        untouched.unlink(missing_ok=True)
         cut.image.unlink()
         shutil.rmtree(place)
         return verdict
