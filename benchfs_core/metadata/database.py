@@ -38,6 +38,9 @@ _WAL_FRAME_BYTES = PAGE_BYTES + 24
 
 _BUSY_WAIT_MS = 10_000
 
+_CHANGE_BYTES = 4 * _WAL_FRAME_BYTES
+"""What one change adds to the WAL, long values aside: a few pages, of which changes of one place share most."""
+
 IN_MEMORY = Path(":memory:")
 """Path of a database that lives and dies with its connection."""
 
@@ -63,6 +66,8 @@ class Database:
         """When that came about, seconds since 1970."""
         self.wal_bytes = 0
         """Length of the WAL's used part after the last commit."""
+        self.pending_bytes = 0
+        """About how much the open transaction will add to the WAL; rather too much."""
         self._connection = connection
         self._read_only = read_only
         self._now_s = now_s
@@ -142,6 +147,7 @@ class Database:
                 raise
             execute("RELEASE s")
             self._changed = True
+            self.pending_bytes += _CHANGE_BYTES
         except apsw.Error as error:
             raise self._translated(error) from error
 
@@ -158,6 +164,7 @@ class Database:
                 self.execute("COMMIT")
             except apsw.Error as error:
                 raise self._translated(error) from error
+            self.pending_bytes = 0
             if self._changed:
                 self._changed = False
                 self.sequence += 1

@@ -32,6 +32,9 @@ WAL_INDEX_RESERVE_BYTES = 128 * 1024
 _WAL_FOR_DELETING_BYTES = 8 * 1024 * 1024
 """The last part of the reserve, kept for changes that free space."""
 
+_TRANSACTION_BYTES = 4 * 1024 * 1024
+"""A transaction about this large is committed before more is changed: all of it must fit into the reserve."""
+
 _NUMBERS_IN_HAND = 64
 """Below this many numbers a change waits for more: one change takes at most a few."""
 
@@ -78,7 +81,8 @@ class GroupCommit:
     async def writable(self, *, frees: bool = False) -> None:
         """Wait until a change may be made; then the caller makes it before its next checkpoint.
 
-        A checkpoint only if it must wait: for a WAL checkpoint to catch up, or for numbers.
+        A checkpoint only if it must wait: for a WAL checkpoint to catch up, for a large transaction to be committed, or
+        for numbers.
 
         Args:
             frees: the change frees space, and may use what is reserved for such.
@@ -93,6 +97,8 @@ class GroupCommit:
                 raise NoSpace(self._no_space)
             if self._gate is not None:
                 await self._gate.wait()
+            elif self._database.pending_bytes > _TRANSACTION_BYTES:
+                await self.commit()
             elif self._numbers.remaining < _NUMBERS_IN_HAND:
                 await self._reserve_numbers()
             else:

@@ -77,6 +77,7 @@ class Xattrs:
         self._database.execute(
             "INSERT OR REPLACE INTO xattr (inode, name, value) VALUES (?, ?, ?)", (inode, name, value)
         )
+        self._database.pending_bytes += len(value)
 
     def drop(self, inode: InodeId, name: bytes) -> None:
         """Remove one attribute, there or not, as part of a change that somebody else makes."""

@@ -140,3 +140,32 @@ def test_a_disk_filled_with_data(volume: MountedVolume, disk: Path) -> None:
     filler.check()
     volume.remount()
     filler.check()
+
+
+def test_a_disk_filled_with_names(volume: MountedVolume, disk: Path) -> None:
+    """Names, xattrs and nothing else: ENOSPC in time, and removing them works."""
+    filler = Filler(volume)
+    filler.fill()
+    made: list[Path] = []
+    error = 0
+    while not error:
+        path = volume.directory / f"{len(made):0250}"
+        try:
+            path.mkdir()
+            made.append(path)
+            os.setxattr(path, "user.large", b"x" * 60_000)
+        except OSError as failure:
+            error = failure.errno or -1
+        assert len(made) < 20_000
+    assert error == errno.ENOSPC
+    filler.check()
+    assert sorted(path.name for path in volume.directory.iterdir() if path.is_dir()) == [path.name for path in made]
+    volume.remount()
+    assert sorted(path.name for path in volume.directory.iterdir() if path.is_dir()) == [path.name for path in made]
+    for path in made[::2]:
+        path.rmdir()
+    for name in [name for name, length in filler.acknowledged.items() if length == 8 * MIB]:
+        filler.remove(name)  # the database has yet to grow by what the WAL holds
+    wait_until(lambda: not refused(filler.path("again"), b"x" * MIB), "writing works again")
+    (volume.directory / "a new directory").mkdir()
+    filler.check()

@@ -198,6 +198,19 @@ async def test_the_wal_stays_bounded(metadata: Metadata) -> None:
     assert wal.stat().st_size < 2 * WAL_CHECKPOINT_BYTES
 
 
+async def test_no_transaction_outgrows_what_is_reserved_for_the_wal(metadata: Metadata) -> None:
+    """On a full disk one commit interval of large xattrs made a COMMIT fail, and the mount read-only."""
+    await metadata.make()
+    inode = metadata.manager.lookup(ROOT_INODE, b"%d" % metadata.made).inode
+    await metadata.commit.commit()
+    before = metadata.wal.ended
+    for number in range(400):
+        await metadata.commit.writable()
+        metadata.manager.xattrs.set(inode, b"user.%d" % (number % 8), os.urandom(60_000), 1)
+        assert metadata.database.pending_bytes < 5 << 20
+    assert metadata.wal.ended - before >= 400 * 60_000 // (5 << 20)
+
+
 async def test_numbers_are_handed_out_below_a_durable_limit_only(metadata: Metadata) -> None:
     await metadata.commit.writable()
     high = metadata.database.first_row("SELECT high FROM number")[0]
