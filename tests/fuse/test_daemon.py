@@ -178,7 +178,7 @@ def test_a_dead_mount_that_is_mounted_over_leaves_no_registration(volumes: Volum
 @pytest.mark.parametrize("options", ["", "acl"])
 def test_root_unmounts_a_users_mount_and_waits_for_its_daemon(users: UsersMount, options: str) -> None:
     users.mount(options)
-    [registration] = users.registrations.iterdir()
+    [registration] = users.registrations.glob("*.json")
     assert registration.name.endswith(f"-{users.pid}.json")
     assert stat.S_IMODE(users.registrations.stat().st_mode) == 0o700
     done = users.umount()
