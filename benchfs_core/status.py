@@ -36,6 +36,7 @@ def status_of(volume: Volume) -> dict[str, Json]:
         "files_with_lost_data": len(lost),
         "lost_data": [node.lost.reason for node in lost[:MAX_LISTED]],
         "wal_bytes": volume.database.wal_bytes,
+        "io": {**volume.count()},
     }
 
 

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -89,6 +89,8 @@ class Volume:
     options: VolumeOptions
     inodes: InodeTable
     database: Database
+    count: Callable[[], dict[str, int]]
+    """Since opening: what was asked of the filesystem below (``IOCounts``), commits, submissions to the ring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class _Storage:
     flush_wal: Callable[[], Awaitable[None]]
     checkpointer: WalCheckpointer | None
     lock: VolumeLock | None
+    count_io: Callable[[], dict[str, int]] = dict
 
 
 async def make_volume(source: Path, options: FormatOptions, clocks: Clocks | None = None) -> Superblock:
@@ -182,6 +185,7 @@ async def _serve(storage: _Storage, source: Path, options: VolumeOptions, clocks
         options=options,
         inodes=inodes,
         database=database,
+        count=lambda: {**storage.count_io(), "commits": commit.shared_commits},
     )
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
@@ -230,8 +234,8 @@ async def _open_storage(
     kind, note = _choose_store(options.store)
     lock = await VolumeLock.acquire(source / LOCK, wait_s=lock_wait_s)
     stack.callback(lock.release)
-    io = await _open_io(stack, kind, options.queue_depth)
-    io = io if wrap_io is None else wrap_io(io)
+    counted = await _open_io(stack, kind, options.queue_depth)
+    io = counted if wrap_io is None else wrap_io(counted)
     if superblock is None:
         superblock = _format(source, format_options or FormatOptions(), clocks)
     closed_last = stack.enter_context(ExitStack())
@@ -257,7 +261,12 @@ async def _open_storage(
     )
     stack.push_async_callback(store.close_all)
     flush_wal = partial(io.fsync, wal, datasync=True)
-    return _Storage(superblock, database, store, kind, note, flush_wal, checkpointer, lock)
+    count_io = partial(_counts, counted)
+    return _Storage(superblock, database, store, kind, note, flush_wal, checkpointer, lock, count_io)
+
+
+def _counts(io: RingIO | ThreadIO) -> dict[str, int]:
+    return {**asdict(io.counts), "ring_enters": io.enter_count}
 
 
 def _check_chunk_size(source: Path, superblock: Superblock, wanted: FormatOptions | None) -> None:
@@ -280,7 +289,7 @@ def _choose_store(wanted: StoreKind) -> tuple[StoreKind, str]:
     return StoreKind.FILE, f"io_uring cannot be used here: {reason}"
 
 
-async def _open_io(stack: AsyncExitStack, kind: StoreKind, queue_depth: int) -> ChunkIO:
+async def _open_io(stack: AsyncExitStack, kind: StoreKind, queue_depth: int) -> RingIO | ThreadIO:
     if kind is StoreKind.IO_URING:
         return await stack.enter_async_context(RingIO.open_ring(queue_depth))
     io = ThreadIO(queue_depth)

@@ -145,7 +145,7 @@ async def serve(request: Request, ready: Callable[[str], None]) -> None:
         with trio.open_signal_receiver(*_SIGNALS) as signals:
             close = await _init_unless_told(operations, request, signals)
             try:
-                await _session(request, volume, ready, progress, signals)
+                await _session(request, volume, operations, ready, progress, signals)
             except BaseException:
                 # Once in use, it is not unmounted: programs on it must see that it is dead, not an empty directory.
                 close(not progress.in_use)
@@ -169,23 +169,27 @@ def _kernel_time_ns() -> int:
 async def _session(
     request: Request,
     volume: Volume,
+    operations: BenchFSOperations,
     ready: Callable[[str], None],
     progress: _Progress,
     signals: AsyncIterator[int],
 ) -> None:
     """Answer requests until the session ends."""
+
+    def status() -> dict[str, object]:
+        return {"pid": daemon.pid, "since": since, **status_of(volume), "requests": dict(operations.requests)}
+
     since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    daemon = mounts.this_process(request.shown_source, str(request.mount_point), request.log)
 
     async def announce(nursery: trio.Nursery) -> None:
-        status = await trio.to_thread.run_sync(os.stat, request.mount_point)
-        if status.st_ino != ROOT_INODE:
+        root = await trio.to_thread.run_sync(os.stat, request.mount_point)
+        if root.st_ino != ROOT_INODE:
             raise MountError(f"{request.mount_point}: mounted, but its root is not ours")
-        raise_kernel_limits(status.st_dev)
-        daemon = mounts.this_process(request.shown_source, str(request.mount_point), request.log)
+        raise_kernel_limits(root.st_dev)
         progress.registration = await trio.to_thread.run_sync(mounts.register, daemon)
         if progress.registration is not None:
-            commands = {"status": lambda: {"pid": daemon.pid, "since": since, **status_of(volume)}}
-            await nursery.start(serve_control, mounts.control_socket(progress.registration), commands)
+            await nursery.start(serve_control, mounts.control_socket(progress.registration), {"status": status})
         if volume.lock is not None:
             volume.lock.serving(str(request.mount_point))
         line = describe(request, volume)

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import trio
 
+from benchfs_core.chunks.counts import IOCounts
 from benchfs_core.chunks.gate import Gate
 from benchfs_core.chunks.ring import Ring
 from benchfs_core.types import Buffer
@@ -32,6 +33,7 @@ class RingIO:
 
     def __init__(self, ring: Ring, workers: int = DEFAULT_WORKERS) -> None:
         """Use ``ring``; ``aclose`` closes it."""
+        self.counts = IOCounts()
         self._ring = ring
         self._threads = trio.CapacityLimiter(workers)
         self._gate = Gate("I/O")
@@ -51,6 +53,11 @@ class RingIO:
             finally:
                 await io.aclose()
 
+    @property
+    def enter_count(self) -> int:
+        """How often io_uring_enter(2) was called to submit."""
+        return self._ring.enter_count
+
     async def open(self, path: str, flags: int) -> int:
         """Open a file (mode 0600, O_CLOEXEC added). Not a checkpoint."""
         return os.open(path, flags | os.O_CLOEXEC, 0o600)
@@ -61,14 +68,18 @@ class RingIO:
 
     async def read(self, descriptor: int, offset: int, length: int) -> Buffer:
         """Read up to ``length`` bytes; fewer only at the end of the file."""
+        self.counts.reads += 1
         return await self._ring.read(descriptor, offset, length)
 
     async def write(self, descriptor: int, offset: int, data: Buffer, *, durable: bool) -> None:
         """Write all of ``data``; with ``durable`` it is on disk on return (RWF_DSYNC)."""
+        self.counts.writes += 1
+        self.counts.durable_writes += durable
         await self._ring.write(descriptor, offset, data, os.RWF_DSYNC if durable else 0)
 
     async def fsync(self, descriptor: int, *, datasync: bool) -> None:
         """Flush a file or directory."""
+        self.counts.flushes += 1
         await self._ring.fsync(descriptor, datasync)
 
     async def run(self, call: Callable[[], T]) -> T:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import trio
 
+from benchfs_core.chunks.counts import IOCounts
 from benchfs_core.chunks.gate import Gate
 from benchfs_core.types import Buffer
 
@@ -28,9 +29,15 @@ class ThreadIO:
 
     def __init__(self, queue_depth: int, workers: int = DEFAULT_WORKERS) -> None:
         """``queue_depth``: most reads, writes, flushes and opens at a time, each in a thread."""
+        self.counts = IOCounts()
         self._io_threads = trio.CapacityLimiter(queue_depth)
         self._slow_threads = trio.CapacityLimiter(workers)
         self._gate = Gate("I/O")
+
+    @property
+    def enter_count(self) -> int:
+        """No ring, no io_uring_enter(2)."""
+        return 0
 
     async def open(self, path: str, flags: int) -> int:
         """Open a file (mode 0600, O_CLOEXEC added)."""
@@ -42,15 +49,19 @@ class ThreadIO:
 
     async def read(self, descriptor: int, offset: int, length: int) -> Buffer:
         """Read up to ``length`` bytes; fewer only at the end of the file."""
+        self.counts.reads += 1
         return await self._in_thread(partial(_read, descriptor, offset, length), self._io_threads)
 
     async def write(self, descriptor: int, offset: int, data: Buffer, *, durable: bool) -> None:
         """Write all of ``data``; with ``durable`` it is on disk on return (RWF_DSYNC)."""
         rw_flags = os.RWF_DSYNC if durable else 0
+        self.counts.writes += 1
+        self.counts.durable_writes += durable
         await self._in_thread(partial(_write, descriptor, offset, data, rw_flags), self._io_threads)
 
     async def fsync(self, descriptor: int, *, datasync: bool) -> None:
         """Flush a file or directory."""
+        self.counts.flushes += 1
         await self._in_thread(partial(os.fdatasync if datasync else os.fsync, descriptor), self._io_threads)
 
     async def run(self, call: Callable[[], T]) -> T:

@@ -78,6 +78,11 @@ class GroupCommit:
         """Number of the last transaction that has changes: wait for this one to make everything so far durable."""
         return self._database.sequence if self._database.has_changes else self._database.sequence - 1
 
+    @property
+    def shared_commits(self) -> int:
+        """How many commits with a flush of the WAL were begun, each for all who waited; for metrics."""
+        return self._shared.begun
+
     async def writable(self, *, frees: bool = False) -> None:
         """Wait until a change may be made; then the caller makes it before its next checkpoint.
 

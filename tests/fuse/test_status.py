@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 from pathlib import Path
 
 import pytest
 
+from benchfs_core.types import StoreKind, SyncMode
 from benchfs_fuse import mounts
 from tests.fuse.user_mount import become_nobody
-from tests.support.mounting import BENCHFS, Volumes, run
+from tests.support.mounting import BENCHFS, SETUPS, Setup, Volumes, run
 
 pytestmark = pytest.mark.fuse
 
@@ -30,6 +32,33 @@ def test_a_mount_says_how_it_is(volumes: Volumes) -> None:
     assert (status["sync"], status["acl"], status["failure"], status["open_handles"]) == ("fsync", True, None, 1)
     volume.remount("ro")
     assert "read-only, as asked for" in run(BENCHFS, "status", volume.directory).stdout
+
+
+@pytest.mark.parametrize("setup", SETUPS, ids=str)
+def test_a_mount_counts_requests_and_what_they_ask_of_the_disk(volumes: Volumes, setup: Setup) -> None:
+    volume = volumes.make(setup)
+
+    def counted() -> tuple[collections.Counter[str], dict[str, int]]:
+        status = json.loads(run(BENCHFS, "status", "--json", volume.directory).stdout)
+        return collections.Counter(status["requests"]), status["io"]
+
+    (volume.directory / "directory").mkdir()
+    requests, io = counted()
+    with (volume.directory / "file").open("wb", buffering=0) as stream:
+        for _ in range(3):
+            stream.write(b"x" * 262_144)
+        os.fsync(stream.fileno())
+        later, io_later = counted()
+    made = later - requests
+    assert (made["create"], made["fsync"], made["mkdir"]) == (1, 1, 0)
+    durable = setup.sync is SyncMode.WRITE
+    assert made["write"] == (3 if durable else 1)  # the write-back cache joins them
+    gained = {name: io_later[name] - io[name] for name in io}
+    assert gained["writes"] == made["write"]
+    assert gained["durable_writes"] == (made["write"] if durable else 0)
+    assert gained["flushes"] >= 1
+    assert gained["commits"] >= 1
+    assert (gained["ring_enters"] > 0) == (setup.store is StoreKind.IO_URING)
 
 
 def test_what_cannot_be_asked_is_told_in_one_line(volumes: Volumes, tmp_path: Path) -> None:
