@@ -12,12 +12,13 @@ Lock order: ``data_lock``, then ``mark_lock``. Rows are changed between ``writab
 
 from __future__ import annotations
 
+import errno
 import functools
 
 import trio
 
 from benchfs_core.chunks.store import ChunkStore
-from benchfs_core.errors import FlushFailed, NotBegun
+from benchfs_core.errors import FlushFailed, FlushFoundNoSpace, FlushOverQuota, NotBegun
 from benchfs_core.inodes import ActiveInode
 from benchfs_core.layout import Cut, cut_at
 from benchfs_core.metadata.group_commit import GroupCommit
@@ -93,7 +94,7 @@ class DataDurability:
             self.store_times(node)
         await self._commit.make_durable(node.changed_sequence)
         if node.lost.remains(node.size):
-            raise FlushFailed(node.lost.reason)
+            raise node.lost.failure
 
     async def clean(self, node: ActiveInode, *, flushed_at: int | None = None) -> bool:
         """Flush a file that nobody writes to and remove its dirty mark; whether that came about.
@@ -166,7 +167,7 @@ class DataDurability:
                 await self.flush(node)
                 await self._commit.writable(frees=True)
                 if self._is_in_doubt(node, size):
-                    raise FlushFailed(node.lost.reason)
+                    raise node.lost.failure
                 if node.cut.pending == size:
                     self._clear_cut(node)
                     await self._commit.make_durable(node.changed_sequence)
@@ -231,10 +232,10 @@ class DataDurability:
                     await self._store.fsync_chunk(node.inode, chunk_index)
                 except OSError as error:
                     start = chunk_index * self._chunk_size
-                    reason = f"inode {node.inode}: flush of chunk {chunk_index} failed: {error.strerror}"
+                    failure = failed_flush(f"inode {node.inode}: flush of chunk {chunk_index} failed", error)
                     if not isinstance(error, NotBegun):
-                        node.lost.note(start, start + self._chunk_size, reason)
-                    failed.append(FlushFailed(reason))
+                        node.lost.note(start, start + self._chunk_size, failure)
+                    failed.append(failure)
 
         if len(chunks) == 1:
             await work()
@@ -249,10 +250,16 @@ class DataDurability:
         try:
             await self._store.fsync_entries(node.inode)
         except OSError as error:
-            reason = f"inode {node.inode}: flush of its chunk directory failed: {error.strerror}"
+            failure = failed_flush(f"inode {node.inode}: flush of its chunk directory failed", error)
             if not isinstance(error, NotBegun):
-                node.lost.note_names(reason)
-            raise FlushFailed(reason) from error
+                node.lost.note_names(failure)
+            raise failure from error
+
+
+def failed_flush(what: str, error: OSError) -> FlushFailed:
+    """The failure to report: want of space, which users can end, is told apart."""
+    kinds = {errno.ENOSPC: FlushFoundNoSpace, errno.EDQUOT: FlushOverQuota}
+    return kinds.get(error.errno or 0, FlushFailed)(f"{what}: {error.strerror}")
 
 
 def _blocks_left(chunk: ChunkInfo, cut: Cut) -> int:

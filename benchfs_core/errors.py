@@ -21,6 +21,8 @@
     │   ├── NoSpace              the filesystem below is full
     │   ├── VolumeReadOnly       mounted read-only, or turned so by a failure
     │   ├── FlushFailed          data that was written could not be made durable
+    │   │   ├── FlushFoundNoSpace  for the filesystem below is full
+    │   │   └── FlushOverQuota   for a quota below is used up
     │   ├── CorruptChunk         a chunk file that contradicts the metadata
     │   └── MetadataFailed       the metadata database cannot be read or written
     ├── VolumeError              the volume cannot be opened
@@ -113,6 +115,14 @@ class VolumeReadOnly(FileSystemError):
 
 class FlushFailed(FileSystemError):
     """Data that was written could not be made durable."""
+
+
+class FlushFoundNoSpace(FlushFailed):
+    """Data that was written found no space: some filesystems allocate it only when it is flushed."""
+
+
+class FlushOverQuota(FlushFailed):
+    """Data that was written went over a quota of the filesystem below."""
 
 
 class CorruptChunk(FileSystemError):

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import trio
 
 from benchfs_core.chunks.store import ChunkStore
-from benchfs_core.data_durability import DataDurability
+from benchfs_core.data_durability import DataDurability, failed_flush
 from benchfs_core.errors import FileSystemError, FileTooLarge, NotBegun
 from benchfs_core.inodes import ActiveInode
 from benchfs_core.layout import Span, spans
@@ -228,7 +228,7 @@ class FileIO:
             return
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             start, end = chunk_index * self._chunk_size, (chunk_index + 1) * self._chunk_size
-        node.lost.note(start, end, f"inode {node.inode}: write failed: {error.strerror}")
+        node.lost.note(start, end, failed_flush(f"inode {node.inode}: write failed", error))
 
     async def _each(self, work: Callable[[Span], Awaitable[None]], parts: Iterable[Span]) -> None:
         """Do all spans of a request at the same time; the first OSError is raised when all have ended."""

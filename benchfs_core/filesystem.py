@@ -20,7 +20,6 @@ from dataclasses import replace
 from benchfs_core.changes import Changes
 from benchfs_core.errors import (
     FileSystemError,
-    FlushFailed,
     InvalidArgument,
     IsADirectory,
     NotADirectory,
@@ -259,7 +258,7 @@ class FileSystem:
         finally:
             told, file.failures_told = file.failures_told, file.node.lost.failures
         if told != file.failures_told:
-            raise FlushFailed(file.node.lost.reason)
+            raise file.node.lost.failure
 
     async def release(self, handle: HandleId) -> None:
         """Close a file."""

@@ -1,11 +1,15 @@
 """Which bytes of a file may be lost, because a flush or a durable write of them failed.
 
-Pure: imports nothing of BenchFS. After a failed fsync(2) the kernel takes the pages for clean, and the next fsync(2)
+Pure: imports ``errors``. After a failed fsync(2) the kernel takes the pages for clean, and the next fsync(2)
 says nothing about them (fsync(2), ERRORS, EIO). So the failure is remembered here until the bytes are written again or
 cut off. Invariant: never a byte too few: what is in doubt counts as lost.
 """
 
 from __future__ import annotations
+
+import copy
+
+from benchfs_core.errors import FlushFailed
 
 MAX_RANGES = 1024
 """A bound on memory: beyond it what lies between lost ranges, or is rewritten inside of one, counts as lost as well."""
@@ -14,19 +18,28 @@ MAX_RANGES = 1024
 class LostData:
     """The lost ranges of one file, as file offsets, and how often something was lost."""
 
-    __slots__ = ("_names", "_ranges", "failures", "reason")
+    __slots__ = ("_failure", "_names", "_ranges", "failures")
 
     def __init__(self) -> None:
         self.failures = 0
         """How many failures there were; a handle that has seen fewer has not been told of the last."""
-        self.reason = ""
-        """What the last one was."""
+        self._failure = FlushFailed("nothing was lost")
         self._ranges: list[tuple[int, int]] = []
         self._names = False
 
-    def note(self, start: int, end: int, reason: str) -> None:
+    @property
+    def failure(self) -> FlushFailed:
+        """What the last failure was, to be raised; each time another object, for each raising adds a traceback."""
+        return copy.copy(self._failure)
+
+    @property
+    def reason(self) -> str:
+        """What the last failure was, in a line."""
+        return str(self._failure)
+
+    def note(self, start: int, end: int, failure: FlushFailed) -> None:
         """Bytes from ``start`` to ``end`` were written, and may not be on disk."""
-        self._failed(reason)
+        self._failed(failure)
         apart = [pair for pair in self._ranges if pair[1] < start or pair[0] > end]
         touching = [pair for pair in self._ranges if not (pair[1] < start or pair[0] > end)]
         whole = (min([start, *(pair[0] for pair in touching)]), max([end, *(pair[1] for pair in touching)]))
@@ -34,9 +47,9 @@ class LostData:
         if len(self._ranges) > MAX_RANGES:
             self._ranges = [(self._ranges[0][0], max(high for _, high in self._ranges))]
 
-    def note_names(self, reason: str) -> None:
+    def note_names(self, failure: FlushFailed) -> None:
         """Chunk files were made or deleted, and that may not be on disk: nothing that is written makes it good."""
-        self._failed(reason)
+        self._failed(failure)
         self._names = True
 
     def rewritten(self, start: int, end: int, failures: int) -> None:
@@ -64,6 +77,6 @@ class LostData:
         """Whether something from ``start`` to ``end`` may be lost, or the names of chunk files."""
         return self._names or any(low < end and high > start for low, high in self._ranges)
 
-    def _failed(self, reason: str) -> None:
+    def _failed(self, failure: FlushFailed) -> None:
         self.failures += 1
-        self.reason = reason
+        self._failure = failure

@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass
 
 from benchfs_core.chunks.store import ChunkStore
-from benchfs_core.errors import CorruptChunk, NoSuchEntry
+from benchfs_core.errors import CorruptChunk, FlushFailed, NoSuchEntry
 from benchfs_core.inodes import ActiveInode, InodeTable
 from benchfs_core.layout import file_end
 from benchfs_core.metadata.manager import MetadataManager
@@ -80,7 +80,7 @@ async def _recover_file(
     try:
         chunks = await store.list_chunks(mark.inode)
     except CorruptChunk as error:
-        node.lost.note_names(f"inode {mark.inode}: {error}: run benchfs fsck")
+        node.lost.note_names(FlushFailed(f"inode {mark.inode}: {error}: run benchfs fsck"))
         log.error(node.lost.reason)
         return
     end = max((file_end(chunk.chunk_index, chunk.length, chunk_size) for chunk in chunks), default=0)

@@ -1,7 +1,8 @@
 """The lock on a volume: one owner at a time, on this machine, across mount namespaces and containers.
 
-Imports trio, fcntl, os. Invariant: the flock(2) on ``lock`` is held from before the volume is touched until everything
-is closed. The text in the file is for people and for telling an owner that is about to end from one that serves.
+Imports trio, fcntl, os and ``host``. Invariant: the flock(2) on ``lock`` is held from before the volume is touched
+until everything is closed. The text in the file is for people and for telling an owner that is about to end from one
+that serves.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ from pathlib import Path
 import trio
 
 from benchfs_core.errors import VolumeBusy
+from benchfs_core.host import create_overwritable
 
 _CLOSING = "closing"
+
+_TEXT_BYTES = 4096
+"""The text is filled up with newlines to this length, and never shortened."""
 
 
 class VolumeLock:
@@ -76,13 +81,14 @@ class VolumeLock:
         name = os.fsencode(state).replace(b"\\", rb"\134").replace(b"\n", rb"\012")
         text = b"%d\n%s\n" % (os.getpid(), name)
         with contextlib.suppress(OSError):  # the text is a courtesy: a full or read-only disk must not stop the mount
-            os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, text, 0)
+            length = max(_TEXT_BYTES, os.fstat(self._descriptor).st_size)
+            os.pwrite(self._descriptor, text.ljust(length, b"\n"), 0)  # in place: that needs no space on a full disk
 
 
 def _open(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        create_overwritable(path)
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         if error.errno != errno.EROFS:
             raise

@@ -43,6 +43,8 @@ ERRNO: dict[type[errors.FileSystemError], int] = {
     errors.NoSpace: errno.ENOSPC,
     errors.VolumeReadOnly: errno.EROFS,
     errors.FlushFailed: errno.EIO,
+    errors.FlushFoundNoSpace: errno.ENOSPC,
+    errors.FlushOverQuota: errno.EDQUOT,
     errors.CorruptChunk: errno.EIO,
     errors.MetadataFailed: errno.EIO,
 }

@@ -15,13 +15,14 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import apsw
 
 from benchfs_core.errors import BenchFSError, DamagedVolume, MetadataFailed, NoSpace, VolumeReadOnly
+from benchfs_core.host import create_overwritable
 from benchfs_core.metadata.schema import DDL, PRAGMAS, SCHEMA_VERSION
 
 log = logging.getLogger(__name__)
@@ -266,6 +267,9 @@ def open_wal_index(path: Path) -> int:
 
 
 def _connect(path: Path, vfs: str | None) -> apsw.Connection:
+    for kind in ("-wal", "-shm"):  # a full btrfs would refuse to overwrite them, the second by SIGBUS
+        with suppress(OSError):  # what is wrong here is wrong for SQLite as well, which tells it
+            create_overwritable(Path(f"{path}{kind}"), path)
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
     _apply_pragmas(connection)
     return connection

@@ -94,7 +94,7 @@ async def test_a_durable_write_that_a_failure_came_in_between_of_is_made_again()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rig.io.write, node, 0, b"y")
             await wait_all_tasks_blocked()
-            node.lost.note(0, CHUNK_SIZE, "another write failed")
+            node.lost.note(0, CHUNK_SIZE, FlushFailed("another write failed"))
             rig.store.release("write_chunk")
         assert rig.events.count("write 0+0") == 2
         assert node.lost.remains(node.size)

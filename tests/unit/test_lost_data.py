@@ -15,6 +15,7 @@ from benchfs_core.errors import FlushFailed, VolumeError
 from benchfs_core.filesystem import FileSystem
 from benchfs_core.lost_data import MAX_RANGES, LostData
 from benchfs_core.types import ROOT_INODE, AttributeChange, HandleId, SyncMode
+from benchfs_fuse.translate import to_errno
 from tests.support.faults import FaultPlan, FaultyIO, Rule
 from tests.support.volumes import CHUNK_SIZE, OWNER, findings, open_test_volume
 
@@ -30,7 +31,7 @@ def test_ranges_are_the_bytes_they_stand_for(steps: list[tuple[str, tuple[int, i
     lost, model = LostData(), set[int]()
     for verb, (start, end) in steps:
         if verb == "note":
-            lost.note(start, end, "why")
+            lost.note(start, end, FlushFailed("why"))
             model |= set(range(start, end))
         elif verb == "rewritten":
             lost.rewritten(start, end, lost.failures)
@@ -47,7 +48,7 @@ def test_ranges_are_the_bytes_they_stand_for(steps: list[tuple[str, tuple[int, i
 
 def test_too_many_pieces_stay_lost_rather_than_be_forgotten() -> None:
     lost = LostData()
-    lost.note(0, 4 * MAX_RANGES, "why")
+    lost.note(0, 4 * MAX_RANGES, FlushFailed("why"))
     for offset in range(1, 4 * MAX_RANGES, 2):
         lost.rewritten(offset, offset + 1, 1)
     assert lost.remains(1)
@@ -58,19 +59,21 @@ def test_too_many_pieces_stay_lost_rather_than_be_forgotten() -> None:
 def test_many_lost_ranges_are_healed_piece_by_piece() -> None:
     lost = LostData()
     for index in range(3000):
-        lost.note(index * 8192, index * 8192 + 4096, "why")
+        lost.note(index * 8192, index * 8192 + 4096, FlushFailed("why"))
     for offset in range(0, 3000 * 8192, 1 << 20):
         lost.rewritten(offset, offset + (1 << 20), lost.failures)
     assert not lost.remains(1 << 60)
 
 
 @asynccontextmanager
-async def failing(tmp_path: Path, *, lost: bool = True) -> AsyncIterator[tuple[FileSystem, Callable[[], None]]]:
+async def failing(
+    tmp_path: Path, *, lost: bool = True, error: int = errno.EIO, operation: str = "fdatasync"
+) -> AsyncIterator[tuple[FileSystem, Callable[[], None]]]:
     """A volume, and what makes its next flush of data fail; ``lost``: whether it ends with data lost."""
     plan = FaultPlan()
 
     def fail_next() -> None:
-        plan.rules.append(Rule("fdatasync", nth=plan.calls["fdatasync"] + 1, error=errno.EIO))
+        plan.rules.append(Rule(operation, nth=plan.calls[operation] + 1, error=error))
 
     volume = open_test_volume(tmp_path / "v", SyncMode.FSYNC, wrap_io=lambda io: FaultyIO(io, plan))
     if lost:
@@ -186,3 +189,42 @@ async def test_a_flush_that_could_not_begin_has_lost_nothing(tmp_path: Path) -> 
         await fs.fsync(handle)
         await fs.release(handle)
     assert findings(tmp_path / "v") == []
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (errno.ENOSPC, errno.ENOSPC),
+        (errno.EDQUOT, errno.EDQUOT),
+        (errno.EIO, errno.EIO),
+        (errno.EROFS, errno.EIO),
+        (errno.EBADF, errno.EIO),
+    ],
+)
+async def test_only_want_of_space_is_told_by_its_own_number(tmp_path: Path, error: int, answer: int) -> None:
+    """Filesystems that allocate at the flush refuse there what is ENOSPC at the write elsewhere."""
+    async with failing(tmp_path, lost=False, error=error) as (fs, fail_next):
+        handle, made = await fs.create(ROOT_INODE, b"f", 0o600, OWNER)
+        other = await fs.open(made.inode)
+        await fs.write(handle, 0, b"x" * 100)
+        fail_next()
+        for opened in (handle, handle, other):
+            with pytest.raises(FlushFailed) as raised:
+                await fs.fsync(opened)
+            assert to_errno(raised.value, "fsync") == answer
+        await fs.write(handle, 0, b"z" * 100)
+        await fs.fsync(handle)
+        await fs.release(handle)
+        await fs.release(other)
+
+
+async def test_want_of_space_for_a_chunk_directory_is_told_as_such(tmp_path: Path) -> None:
+    async with failing(tmp_path, error=errno.ENOSPC, operation="fsync") as (fs, fail_next):
+        handle, made = await fs.create(ROOT_INODE, b"f", 0o600, OWNER)
+        await fs.write(handle, 0, b"x")
+        await fs.setattr(made.inode, AttributeChange(), 0)
+        fail_next()
+        with pytest.raises(FlushFailed, match="chunk directory") as raised:
+            await fs.fsync(handle)
+        assert to_errno(raised.value, "fsync") == errno.ENOSPC
+        await fs.release(handle)
