@@ -68,9 +68,12 @@ def run_daemon(request: Request) -> int:
     try:
         code = _serve(request, lambda line: report(EXIT_OK, line), failures.append)
         if failures:
-            report(code, failures[0])
-    except OSError:
-        log.exception("the terminal was gone")  # the pipe has no reader, or was used: the log still says what happened
+            try:
+                report(code, failures[0])
+            except BrokenPipeError:
+                # Only the system's log is certain to be allowed: a SOURCE that was refused may be anybody's directory.
+                _log_to("syslog" if request.options.log is None else request.log)
+                log.critical("%s; whoever asked for the mount no longer waits to be told", failures[0])
     finally:
         logging.shutdown()
         os._exit(code)

@@ -30,6 +30,7 @@ from tests.support.mounting import (
     BENCHFS,
     MOUNT,
     TIMEOUT_S,
+    MountedVolume,
     Volumes,
     is_mounted,
     run,
@@ -254,8 +255,9 @@ def test_what_is_wrong_is_told_in_one_line(tmp_path: Path) -> None:
 # Whoever waits
 
 
-def test_a_mount_that_nobody_waits_for_any_more_ends_in_order(volumes: Volumes) -> None:
-    volume = volumes.make(mount=False)
+@contextlib.contextmanager
+def daemon_of_a_killed_command(volume: MountedVolume) -> Iterator[int]:
+    """The daemon, which waits for the volume's lock, of a ``mount.benchfs`` that was killed; at the end it goes on."""
     run(BENCHFS, "mkfs", volume.source)
     with (volume.source / LOCK).open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -263,17 +265,44 @@ def test_a_mount_that_nobody_waits_for_any_more_ends_in_order(volumes: Volumes) 
         lock.flush()
         command: list[str | Path] = [MOUNT, volume.source, volume.directory, "-o", f"log={volume.log}"]
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as waiting:
-            children = Path(f"/proc/{waiting.pid}/task/{waiting.pid}/children")
-            wait_until(lambda: bool(children.read_text().split()), "the daemon is there")
-            [daemon] = map(int, children.read_text().split())
+            # The command's first child need not be the daemon: trio, when imported, has ldconfig run.
+            wait_until(lambda: bool(waiting_for_lock(volume.source / LOCK)), "the daemon waits for the lock")
+            [daemon] = waiting_for_lock(volume.source / LOCK)
             waiting.send_signal(signal.SIGKILL)
             assert waiting.wait(TIMEOUT_S) == -signal.SIGKILL
+        yield daemon
     wait_for_end(daemon)
     assert not is_mounted(volume.directory)
     assert not list(Path("/run/benchfs").glob(f"*-{daemon}.json"))
+
+
+def waiting_for_lock(path: Path) -> list[int]:
+    """The processes that wait in flock(2) for the file (proc_locks(5))."""
+    lines = [line.split()[1:] for line in Path("/proc/locks").read_text().splitlines()]
+    inode = path.stat().st_ino
+    return [int(line[4]) for line in lines if line[:2] == ["->", "FLOCK"] and int(line[5].split(":")[2]) == inode]
+
+
+def test_a_mount_that_nobody_waits_for_any_more_ends_in_order(volumes: Volumes) -> None:
+    volume = volumes.make(mount=False)
+    with daemon_of_a_killed_command(volume):
+        pass
     messages = volume.log.read_text()
     assert "no longer waits for it: ending" in messages
     assert "unmounted, everything is on disk" in messages
+    volume.fsck()
+    assert "recovered" not in volume.mount()
+
+
+def test_a_mount_that_fails_and_nobody_waits_for_says_why_in_its_log(volumes: Volumes) -> None:
+    volume = volumes.make(mount=False)
+    with daemon_of_a_killed_command(volume):
+        volume.directory.rmdir()
+    messages = volume.log.read_text()
+    assert f"{volume.directory}: cannot mount" in messages
+    assert "no longer waits to be told" in messages
+    volume.log.unlink()  # no other message is an error
+    volume.directory.mkdir()
     volume.fsck()
     assert "recovered" not in volume.mount()
 

@@ -23,13 +23,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.programs.soak_errors import ALLOWED
+from tests.programs.soak_errors import ALLOWED, ALLOWED_BELOW
 from tests.programs.soak_worker import ALL_KINDS, PROGRESS
 from tests.support.mounting import MountedVolume, assert_same, manifest, volumes_in
 
@@ -94,8 +94,9 @@ class Soak:
             for process in self._running:
                 process.kill()
         self.outcome.seconds = time.monotonic() - start_s
+        allowed = ALLOWED_BELOW if daemon is None else ALLOWED
         for number, process in enumerate(self._running):
-            self._take_report(number, process)
+            self._take_report(number, process, allowed)
         return self.outcome
 
     def _report_of(self, number: int) -> Path:
@@ -161,7 +162,9 @@ class Soak:
                 )
         return hangs
 
-    def _take_report(self, number: int, process: subprocess.Popen[bytes]) -> None:
+    def _take_report(
+        self, number: int, process: subprocess.Popen[bytes], allowed: Mapping[str, frozenset[str]]
+    ) -> None:
         try:
             code = process.wait(DEADLINE_S)
             report = json.loads(self._report_of(number).read_text())
@@ -176,7 +179,7 @@ class Soak:
             counts = self.outcome.counts.setdefault(kind, {})
             counts[result] = counts.get(result, 0) + count
             self.outcome.operations += count
-            if result not in ALLOWED[kind] and result != "wrong content":
+            if result not in allowed[kind] and result != "wrong content":
                 example = report["examples"].get(f"{kind} {result}", "")
                 self.outcome.problems.append(f"{kind}: {result}, {count} times; {example}")
 

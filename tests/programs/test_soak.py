@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,12 +25,11 @@ MAX_HANDLES, OTHER_DESCRIPTORS = 64, 64
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """Where those who are not root come to: pytest keeps its directories to the user."""
-    for directory in (tmp_path, *tmp_path.parents[:3]):  # with one for each of pytest's processes
-        if not directory.stat().st_mode & stat.S_IXOTH:
-            directory.chmod(0o755)
-    return tmp_path
+def place() -> Iterator[Path]:
+    """Where those who are not root come to; pytest keeps its own to the user, again at the start of each further one."""
+    with tempfile.TemporaryDirectory(prefix="benchfs-soak-") as place:
+        Path(place).chmod(0o755)
+        yield Path(place)
 
 
 def judge(outcome: Outcome) -> None:
