@@ -26,7 +26,7 @@ MAX_HANDLES, OTHER_DESCRIPTORS = 64, 64
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """Where those who are not root come to; pytest keeps its own to the user, again at the start of each further one."""
+    """Where others than root come to, too; pytest keeps its own to the user, again whenever another one starts."""
     with tempfile.TemporaryDirectory(prefix="benchfs-soak-") as place:
         Path(place).chmod(0o755)
         yield Path(place)
