@@ -11,10 +11,10 @@ import os
 import select
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import trio
 
@@ -44,6 +44,14 @@ class _Parser(argparse.ArgumentParser):
     """Complains in one line, with mount(8)'s exit code unless told otherwise."""
 
     usage_code = EXIT_USAGE
+    prepare: Callable[[argparse.ArgumentParser], None] | None = None
+    """Adds the arguments of a command that is rarely given, with the modules they take, when it is."""
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        if self.prepare is not None:
+            self.prepare(self)
+            self.prepare = None
+        return super().parse_known_args(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         self.exit(self.usage_code, f"{self.prog}: {mounts.printable(message)}: see {self.prog} --help\n")
@@ -55,7 +63,7 @@ def mount_main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def benchfs_main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """``benchfs mkfs | umount | status | fsck | gc | dump | restore``."""
+    """``benchfs mkfs | umount | status | fsck | gc | dump | restore | bench``."""
     given = _benchfs_parser().parse_args(arguments)
     try:
         code: int = given.run(given)

@@ -1,5 +1,7 @@
 """The commands on volumes rather than mounts: ``benchfs fsck | gc | dump | restore``: arguments, output, exit codes.
 
+Also the way to ``benchfs bench``, which is imported only when it is asked for.
+
 Imports the core and ``daemon`` for its exit codes; prints, as ``cli`` does. Invariants: what is meant for programs goes
 to stdout, progress to stderr and only if that is a terminal; a failure is one line on stderr.
 """
@@ -64,6 +66,17 @@ def add_commands(commands: Any) -> None:
     back.add_argument("file", metavar="FILE", help="- for standard input")
     back.add_argument("volume", metavar="VOLUME", help="an empty directory, or a volume that is not mounted")
     back.set_defaults(run=_restore)
+    bench = commands.add_parser(
+        "bench", help="measure directories, mounts among them, with the same workloads in turns"
+    )
+    bench.prepare = _prepare_bench
+
+
+def _prepare_bench(parser: argparse.ArgumentParser) -> None:
+    from benchfs_fuse.bench import command
+
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run)
 
 
 def _seconds(text: str) -> float:
