@@ -164,7 +164,8 @@ def _scale(
     keys = list(scale.FIGURES)
     lines = [*figures.lines(one.samples, files, keys), *figures.lines(one.samples, sizes, keys)]
     facts = _facts(targets, settings, cold)
-    return report.Report(scale.FIGURES, lines, [*files, *sizes], facts, (), one.samples, (), one.notes), False
+    bases = [*files[:1], *sizes[:1]]
+    return report.Report(scale.FIGURES, lines, [*files, *sizes], facts, (), one.samples, (), one.notes, bases), False
 
 
 def _publish(given: argparse.Namespace, made: report.Report) -> None:

@@ -20,7 +20,7 @@ SUFFIXES = (".svg", ".png")
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#7f7f7f")
 """Okabe and Ito's, which those can tell apart who do not see all colours."""
 _WIDTH, _LABELS, _RIGHT = 980, 330, 70
-_BAR, _GAP, _TOP, _BOTTOM = 9, 9, 44, 28
+_BAR, _GAP, _BOTTOM, _LINE = 9, 9, 28, 16
 _LOWEST, _HIGHEST = 1 / 64, 16
 """Ratios at the ends of the axis; bars beyond end there, with their number."""
 _FONT = 11
@@ -56,9 +56,10 @@ def draw(lines: Sequence[Line], directories: Sequence[str], figures: Mapping[str
         for key in figures
     }
     groups = [(figures[key], found) for key, found in by_figure.items() if found]
-    height = _TOP + sum(len(found) * _BAR + _GAP for _, found in groups) + _BOTTOM
-    shapes = [*_legend(directories[0], others), *_axis(height)]
-    y = float(_TOP)
+    legend, top = _legend(directories[0], others)
+    height = top + sum(len(found) * _BAR + _GAP for _, found in groups) + _BOTTOM
+    shapes = [*legend, *_axis(top, height)]
+    y = float(top)
     for figure, found in groups:
         middle = y + len(found) * _BAR / 2 + _FONT / 3
         shapes.append(Shape(_LABELS - 8, middle, text=figure.title, end=True))
@@ -129,21 +130,25 @@ def _bar(line: Line, y: float, colour: str) -> list[Shape]:
     ]
 
 
-def _legend(base: str, others: Sequence[str]) -> list[Shape]:
-    shapes, x = [Shape(8, 16, text=f"ratio to {base} (right of 1: faster):")], float(_LABELS)
+def _legend(base: str, others: Sequence[str]) -> tuple[list[Shape], int]:
+    """Which colour is whose, in as many lines as it takes; and where the bars begin."""
+    shapes, x, y = [Shape(8, 16, text=f"ratio to {base} (right of 1: faster):")], float(_LABELS), 8
     for number, name in enumerate(others):
-        shapes.append(Shape(x, 8, 10, 10, _COLOURS[number % len(_COLOURS)]))
-        shapes.append(Shape(x + 14, 17, text=name))
-        x += 28 + 6.5 * len(name)
-    return shapes
+        width = 28 + 6.5 * len(name)
+        if x + width > _WIDTH and x > _LABELS:
+            x, y = float(_LABELS), y + _LINE
+        shapes.append(Shape(x, y, 10, 10, _COLOURS[number % len(_COLOURS)]))
+        shapes.append(Shape(x + 14, y + 9, text=name))
+        x += width
+    return shapes, y + 2 * _LINE
 
 
-def _axis(height: int) -> list[Shape]:
+def _axis(top: int, height: int) -> list[Shape]:
     shapes = []
     for exponent in range(-6, 5):
         ratio = 2.0**exponent
         x = _position(ratio)
-        shapes.append(Shape(x, _TOP - 8, 1, height - _TOP - _BOTTOM + 8, "#000000" if ratio == 1 else "#dddddd"))
+        shapes.append(Shape(x, top - 8, 1, height - top - _BOTTOM + 8, "#000000" if ratio == 1 else "#dddddd"))
         shapes.append(Shape(x - 6, height - 10, text=f"{ratio:g}" if exponent >= 0 else f"1/{round(1 / ratio)}"))
     return shapes
 

@@ -126,7 +126,7 @@ WORKLOADS = (
     ),
     Workload(
         "processes",
-        (Figure("processes", "several processes: create, read, rename, unlink 4 KiB files", "files"),),
+        (Figure("processes", "4 KiB files by several processes at once", "files"),),
         _processes,
     ),
 )

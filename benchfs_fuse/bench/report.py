@@ -47,6 +47,8 @@ class Report:
     counted: Sequence[Sample] = ()
     """Samples of the round in which system calls were counted."""
     notes: Sequence[str] = ()
+    bases: Sequence[str] = ()
+    """What ratios are to; nothing: the first directory."""
 
 
 def number(value: float) -> str:
@@ -111,7 +113,7 @@ def _counted(report: Report, line: Line) -> dict[str, float]:
 
 def _speeds(report: Report) -> list[list[str]]:
     rows = [["", *report.directories]]
-    cells = {(line.figure, line.directory): _cell(line, base=report.directories[0]) for line in report.lines}
+    cells = {(line.figure, line.directory): _cell(line, _bases(report)) for line in report.lines}
     for figure in report.figures.values():
         row = [cells.get((figure.key, directory), "–") for directory in report.directories]
         if any(cell != "–" for cell in row):
@@ -119,15 +121,19 @@ def _speeds(report: Report) -> list[list[str]]:
     return rows
 
 
-def _cell(line: Line, base: str) -> str:
+def _bases(report: Report) -> Sequence[str]:
+    return report.bases or report.directories[:1]
+
+
+def _cell(line: Line, bases: Sequence[str]) -> str:
     rate = f"{number(line.rate.median)} ±{line.rate.spread:.0%}"
-    if line.directory == base or line.ratio is None:
+    if line.directory in bases or line.ratio is None:
         return rate
     return f"{rate}  ×{line.ratio.median:.2f} ({line.ratio.low:.2f} to {line.ratio.high:.2f})"
 
 
 def _legend(report: Report) -> str:
-    base = report.directories[0]
+    base = " or ".join(_bases(report))
     return (
         "Medians; ± is half the distance from the slowest to the fastest round. "
         f"× is the median of the rounds' ratios to {base} (lowest to highest): above 1 is faster."
@@ -135,18 +141,23 @@ def _legend(report: Report) -> str:
 
 
 def _costs(report: Report) -> list[list[str]]:
-    rows = []
-    for line in report.lines:
-        found = {**line.costs, **_counted(report, line)}
-        if costs.CPU in found:
-            shown = [
-                f"{number(found[kind] * factor)} {unit}".strip() if kind in found else "–"
-                for kind, _, factor, unit in _SHOWN
-            ]
-            figure = report.figures[line.figure]
-            rows.append([figure.title, line.directory, *shown, kinds(found)])
-    heads = [title for _, title, _, _ in _SHOWN]
-    return [["costs", "", *heads, "which requests"], *rows] if rows else []
+    """A row for each figure of each directory that has a daemon which is known; no column that is nowhere filled."""
+    found = [(line, {**line.costs, **_counted(report, line)}) for line in report.lines]
+    found = [(line, cost) for line, cost in found if costs.CPU in cost]
+    shown = [column for column in _SHOWN if any(column[0] in cost for _, cost in found)]
+    rows = [
+        [
+            report.figures[line.figure].title,
+            line.directory,
+            *(
+                f"{number(cost[kind] * factor)} {unit}".strip() if kind in cost else "–"
+                for kind, _, factor, unit in shown
+            ),
+            kinds(cost),
+        ]
+        for line, cost in found
+    ]
+    return [["costs", "", *(title for _, title, _, _ in shown), "which requests"], *rows] if rows else []
 
 
 def kinds(found: Mapping[str, float]) -> str:
