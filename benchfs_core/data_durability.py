@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import functools
+from collections.abc import Mapping
 
 import trio
 
@@ -82,13 +83,20 @@ class DataDurability:
         """
         while True:
             await self.make_cut(node)
-            await self.flush(node)
-            if not node.cut.recorded or node.lost.remains(node.size):
-                break
-            await self._commit.writable(frees=True)
-            if node.cut.may_be_forgotten:  # else shortened again meanwhile; a cut left in force would undo this fsync
-                self._clear_cut(node)
-                break
+            failure: FlushFailed | None = None
+            try:
+                await self.flush(node)
+            except FlushFailed as error:
+                failure = error
+            if node.cut.recorded and (node.cut.is_flushed or not node.lost.remains(node.size)):
+                await self._commit.writable(frees=True)
+                if node.cut.may_be_forgotten:  # it has been made for good, whatever else could not be flushed
+                    self._clear_cut(node)
+                elif failure is None:
+                    continue  # shortened again meanwhile; a cut left in force would undo this fsync
+            break
+        if failure is not None:
+            raise failure
         if node.times_moved and not datasync:
             await self._commit.writable(frees=True)
             self.store_times(node)
@@ -122,6 +130,7 @@ class DataDurability:
         node.unflushed.clear()
         node.entries_unflushed = False
         node.cut.flushed = node.cut.made
+        node.cut.boundaries.clear()
         node.rows_void_from = None
         node.dirty = node.cut.recorded = False
         node.mark_sequence = 0
@@ -180,6 +189,7 @@ class DataDurability:
             await self._store.truncate_chunk(node.inode, plan.boundary, plan.boundary_length)
             node.written.add(plan.boundary)
             node.unflushed.add(plan.boundary)
+            node.cut.boundaries.add(plan.boundary)
         known = {row.chunk_index for row in self._marks.chunk_rows(node.inode)} | node.written
         for chunk_index in sorted(index for index in known if index >= plan.first_deleted):
             await self._store.delete_chunk(node.inode, chunk_index)
@@ -199,6 +209,19 @@ class DataDurability:
         start = cut - cut % self._chunk_size
         return node.lost.doubts(start, start + self._chunk_size)
 
+    def _are_made(self, node: ActiveInode, boundaries: set[ChunkIndex], failed: Mapping[ChunkIndex, OSError]) -> bool:
+        """Whether cuts that shortened these chunks are on disk, after a flush that ``failed`` for some chunks.
+
+        Forgetting a cut makes its size durable. Data below that is as well, or is lost: what is yet to be flushed
+        would show as zeros after a crash.
+        """
+        starts = [index * self._chunk_size for index in boundaries if index not in failed]
+        if len(starts) < len(boundaries) or node.lost.names_remain:
+            return False
+        if any(isinstance(error, NotBegun) for error in failed.values()):
+            return False
+        return not any(node.lost.doubts(start, min(start + self._chunk_size, node.size)) for start in starts)
+
     def _clear_cut(self, node: ActiveInode) -> None:
         node.least_size = max(node.least_size, node.cut.size)
         self._marks.clear_cut(node.inode, node.least_size)
@@ -209,22 +232,30 @@ class DataDurability:
         chunks, node.unflushed = node.unflushed, set()
         entries, node.entries_unflushed = node.entries_unflushed, False
         cuts, node.flushing_size = node.cut.made, node.size
+        boundaries, node.cut.boundaries = node.cut.boundaries, set()
         confirmed = False
         try:
-            await self._flush_chunks(node, chunks)
             if entries:
-                await self._flush_entries(node)
-            node.cut.flushed = cuts
+                await self._flush_entries(node)  # first, so that what fails afterwards is about the chunks alone
+                entries = False
+            failed = await self._flush_chunks(node, chunks)
+            if self._are_made(node, boundaries, failed):
+                node.cut.flushed = cuts
+            for chunk_index, error in failed.items():
+                raise _failed_chunk(node, chunk_index, error)
             node.flushed_size = max(node.flushed_size, node.flushing_size)
             confirmed = True
         finally:
             if not confirmed:
                 node.unflushed |= chunks
                 node.entries_unflushed |= entries
+            if node.cut.flushed < cuts:
+                node.cut.boundaries |= boundaries
 
-    async def _flush_chunks(self, node: ActiveInode, chunks: set[ChunkIndex]) -> None:
+    async def _flush_chunks(self, node: ActiveInode, chunks: set[ChunkIndex]) -> dict[ChunkIndex, OSError]:
+        """Flush them at the same time; those that could not be, of which is noted what may be lost."""
         todo = iter(sorted(chunks))
-        failed: list[FlushFailed] = []
+        failed: dict[ChunkIndex, OSError] = {}
 
         async def work() -> None:
             for chunk_index in todo:
@@ -232,10 +263,9 @@ class DataDurability:
                     await self._store.fsync_chunk(node.inode, chunk_index)
                 except OSError as error:
                     start = chunk_index * self._chunk_size
-                    failure = failed_flush(f"inode {node.inode}: flush of chunk {chunk_index} failed", error)
                     if not isinstance(error, NotBegun):
-                        node.lost.note(start, start + self._chunk_size, failure)
-                    failed.append(failure)
+                        node.lost.note(start, start + self._chunk_size, _failed_chunk(node, chunk_index, error))
+                    failed[chunk_index] = error
 
         if len(chunks) == 1:
             await work()
@@ -243,8 +273,7 @@ class DataDurability:
             async with trio.open_nursery() as nursery:
                 for _ in range(min(len(chunks), FLUSHES_AT_ONCE)):
                     nursery.start_soon(work)
-        if failed:
-            raise failed[0]
+        return failed
 
     async def _flush_entries(self, node: ActiveInode) -> None:
         try:
@@ -254,6 +283,10 @@ class DataDurability:
             if not isinstance(error, NotBegun):
                 node.lost.note_names(failure)
             raise failure from error
+
+
+def _failed_chunk(node: ActiveInode, chunk_index: ChunkIndex, error: OSError) -> FlushFailed:
+    return failed_flush(f"inode {node.inode}: flush of chunk {chunk_index} failed", error)
 
 
 def failed_flush(what: str, error: OSError) -> FlushFailed:

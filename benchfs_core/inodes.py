@@ -24,7 +24,7 @@ class CutState:
     clears it, which it may once ``may_be_forgotten``.
     """
 
-    __slots__ = ("flushed", "made", "pending", "recorded", "sequence", "size")
+    __slots__ = ("boundaries", "flushed", "made", "pending", "recorded", "sequence", "size")
 
     def __init__(self) -> None:
         self.pending: int | None = None
@@ -38,7 +38,9 @@ class CutState:
         self.made = 0
         """Cuts made so far."""
         self.flushed = 0
-        """Cuts made when the last flush that succeeded began."""
+        """Cuts made so far that are known to be on disk."""
+        self.boundaries: set[ChunkIndex] = set()
+        """Chunks that the others shortened; the rest of what they did is in chunk directories."""
 
     @property
     def is_flushed(self) -> bool:

@@ -73,6 +73,11 @@ class LostData:
         """Whether something of a file of ``size`` bytes may be lost."""
         return self._names or any(low < size for low, _ in self._ranges)
 
+    @property
+    def names_remain(self) -> bool:
+        """Whether the names of chunk files may be lost."""
+        return self._names
+
     def doubts(self, start: int, end: int) -> bool:
         """Whether something from ``start`` to ``end`` may be lost, or the names of chunk files."""
         return self._names or any(low < end and high > start for low, high in self._ranges)

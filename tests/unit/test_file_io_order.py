@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from benchfs_core.errors import FlushFailed
+from benchfs_core.errors import FlushFailed, NotBegun
 from benchfs_core.types import ROOT_INODE, SyncMode
 from tests.support.recording import Rig
 from tests.support.volumes import CHUNK_SIZE
@@ -168,7 +168,7 @@ async def test_fsync_flushes_which_chunks_were_deleted() -> None:
         await rig.io.truncate(node, CHUNK_SIZE)
         rig.events.clear()
         await rig.io.fsync(node, datasync=True)
-        assert rig.events == ["wal", "delete 1", "fsync 0", "entries", "wal"]
+        assert rig.events == ["wal", "delete 1", "entries", "fsync 0", "wal"]
 
 
 async def test_concurrent_fsyncs_of_one_file_both_wait_for_the_flush() -> None:
@@ -286,3 +286,57 @@ async def test_fsync_does_not_clear_the_record_of_a_cut_that_came_while_it_flush
             rig.store.release("fsync_chunk")
         assert rig.events == ["fsync 0", "wal", "cut 0@20", "fsync 0", "wal"]
         assert (rig.recorded_cut(node), node.cut.pending) == (None, None)
+
+
+async def test_a_cut_that_was_made_is_forgotten_though_other_data_was_lost() -> None:
+    """Emptied and written anew: with the record left in force the next mount would empty the file once more."""
+    async with Rig(SyncMode.FSYNC) as rig:
+        node = await rig.file()
+        await rig.io.write(node, 0, b"x" * 100)
+        await rig.io.fsync(node, datasync=True)
+        await rig.io.truncate(node, 0)
+        await rig.io.write(node, 0, b"y" * (2 * CHUNK_SIZE))
+        rig.store.fail("fsync_chunk", errno.EIO)
+        with pytest.raises(FlushFailed):
+            await rig.io.fsync(node, datasync=True)
+        assert rig.events.index("entries") > rig.events.index("delete 0")
+        assert rig.recorded_cut(node) is None
+        assert node.lost.remains(node.size)
+
+
+@pytest.mark.parametrize("operation", ["fsync_entries", "fsync_chunk"])
+async def test_a_cut_stays_on_record_while_it_is_in_doubt_itself(operation: str) -> None:
+    """Its chunk directory, or the chunk that it shortened, could not be flushed; a later success says nothing."""
+    async with Rig(SyncMode.FSYNC) as rig:
+        node = await rig.file()
+        await rig.io.write(node, 0, b"x" * (2 * CHUNK_SIZE))
+        await rig.io.fsync(node, datasync=True)
+        await rig.io.truncate(node, 10)
+        await rig.io.write(node, 5, b"y" * 100)
+        rig.store.fail(operation, errno.EIO)
+        for _ in range(3):
+            with pytest.raises(FlushFailed):
+                await rig.io.fsync(node, datasync=True)
+            assert rig.recorded_cut(node) == 10
+        await rig.io.write(node, 0, b"z" * 105)
+        if operation == "fsync_entries":
+            with pytest.raises(FlushFailed):
+                await rig.io.fsync(node, datasync=True)
+            assert rig.recorded_cut(node) == 10
+        else:
+            await rig.io.fsync(node, datasync=True)
+            assert rig.recorded_cut(node) is None
+
+
+async def test_a_cut_stays_on_record_while_data_below_it_could_not_begin_to_be_flushed() -> None:
+    """Else a crash would show zeros up to a size that nobody asked to be durable."""
+    async with Rig(SyncMode.FSYNC) as rig:
+        node = await rig.file()
+        await rig.io.write(node, 0, b"x" * (2 * CHUNK_SIZE))
+        await rig.io.truncate(node, CHUNK_SIZE)
+        rig.store.fail("fsync_chunk", NotBegun(errno.EMFILE, "too many"))
+        with pytest.raises(FlushFailed):
+            await rig.io.fsync(node, datasync=True)
+        assert rig.recorded_cut(node) == CHUNK_SIZE
+        await rig.io.fsync(node, datasync=True)
+        assert rig.recorded_cut(node) is None

@@ -228,3 +228,26 @@ async def test_want_of_space_for_a_chunk_directory_is_told_as_such(tmp_path: Pat
             await fs.fsync(handle)
         assert to_errno(raised.value, "fsync") == errno.ENOSPC
         await fs.release(handle)
+
+
+async def test_a_file_that_was_emptied_and_of_which_the_new_data_was_in_doubt_is_not_emptied_by_the_next_mount(
+    tmp_path: Path,
+) -> None:
+    new = b"y" * (2 * CHUNK_SIZE)
+    async with failing(tmp_path) as (fs, fail_next):
+        handle, made = await fs.create(ROOT_INODE, b"f", 0o600, OWNER)
+        await fs.write(handle, 0, b"x" * (3 * CHUNK_SIZE))
+        await fs.fsync(handle)
+        await fs.setattr(made.inode, AttributeChange(), 0)
+        await fs.write(handle, 0, new)
+        fail_next()
+        with pytest.raises(FlushFailed):
+            await fs.fsync(handle)
+        await fs.release(handle)
+    async with open_test_volume(tmp_path / "v", SyncMode.FSYNC) as volume:
+        fs = volume.filesystem
+        handle = await fs.open(made.inode)
+        assert bytes(await fs.read(handle, 0, 3 * CHUNK_SIZE)) == new
+        await fs.fsync(handle)
+        await fs.release(handle)
+    assert findings(tmp_path / "v") == []
