@@ -19,6 +19,7 @@ from benchfs_core.errors import DamagedVolume, MetadataFailed, VolumeBusy
 from benchfs_core.findings import CODES, Finding
 from benchfs_core.metadata.checks import ChunkExpectation, check_rules
 from benchfs_core.metadata.database import Database, DatabaseError
+from benchfs_core.metadata.rows import clear_unrepaired
 from benchfs_core.metadata.tree_repairs import repair_rows
 from benchfs_core.rebuild import (
     finish_exchange,
@@ -108,6 +109,7 @@ def repair_volume(source: Path, options: Options) -> Repaired:
         volume = _Volume(source, options, live=False)
         findings = list(volume.check())
         if not any(CODES[finding.code].repair or waits_for_exchange(source) for finding in findings):
+            volume.call_repaired(findings)
             return Repaired(findings, findings)
         volume.repair({finding.code for finding in findings})
         left: list[Finding] = []
@@ -118,6 +120,7 @@ def repair_volume(source: Path, options: Options) -> Repaired:
             volume.repair({finding.code for finding in left})
         if options.data:
             left = list(volume.check())
+        volume.call_repaired(left)
         return Repaired(findings, left)
     finally:
         lock.release()
@@ -198,6 +201,14 @@ class _Volume:
             )
             files.clear_unowned()
             files.follow_files(database)
+
+    def call_repaired(self, left: list[Finding]) -> None:
+        """Take the mark off a database that was restored or rebuilt, once nothing contradicts it."""
+        if any(finding.code != "chunk-unreadable" for finding in left):
+            return
+        with closing(Database.open(self.source / DATABASE)) as database:
+            database.execute("PRAGMA synchronous = FULL")
+            clear_unrepaired(database)
 
     def _checks(self, database: Database, chunk_size: int) -> ChunkChecks:
         return ChunkChecks(

@@ -1,8 +1,8 @@
 """``gc``: chunk files and rows that nothing leads to any more, told or removed.
 
 Imports ``metadata.garbage_rows``, ``chunk_checks``. Invariants: only what is provably nobody's is removed, and nothing
-younger than the given age; on a live volume that is chunk directories of settled numbers of which no row is left: the
-mount itself deletes its orphans.
+younger than the given age; a database that was restored or rebuilt is trusted once fsck has repaired it; on a live
+volume garbage is chunk directories of settled numbers of which no row is left: the mount itself deletes its orphans.
 """
 
 from __future__ import annotations
@@ -69,8 +69,12 @@ def collect(source: Path, *, older_than_s: float, now_s: float, dry_run: bool) -
                 database.execute("PRAGMA synchronous = FULL")
             if finding := next(check_rules(database, superblock.chunk_size), None):
                 raise DamagedVolume(f"{source}: {finding[2]}: repair it with benchfs fsck first")
-            live = lock is None
-            yield from _Collection(source, GarbageRows(database), live, dry_run, now_s - older_than_s).run()
+            rows, live = GarbageRows(database), lock is None
+            if rows.may_be_incomplete:  # what it does not know may be files that are younger than a dump
+                raise DamagedVolume(
+                    f"{source}: was restored or rebuilt, and not repaired since: run benchfs fsck --repair first"
+                )
+            yield from _Collection(source, rows, live, dry_run, now_s - older_than_s).run()
     finally:
         if lock is not None:
             lock.release()

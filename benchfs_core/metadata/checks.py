@@ -15,15 +15,12 @@ from dataclasses import dataclass
 from benchfs_core import acl
 from benchfs_core.errors import InvalidArgument
 from benchfs_core.metadata.database import Database
-from benchfs_core.metadata.numbers import FIRST_NUMBER, RESERVATION
+from benchfs_core.metadata.numbers import FIRST_NUMBER, MAX_NUMBER, RESERVATION
 from benchfs_core.metadata.xattrs import MAX_VALUE_BYTES
 from benchfs_core.types import MAX_FILE_BYTES, MAX_SYMLINK_BYTES, ROOT_INODE, ChunkIndex, ChunkInfo, InodeId
 
 TYPES = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 _DIRECTORY, _REGULAR, _SYMLINK = stat.S_IFDIR, stat.S_IFREG, stat.S_IFLNK
-
-MAX_NUMBER = 1 << 62
-"""No inode and no cookie has this number or a higher one."""
 
 MAX_BLOCKS = 1 << 40
 """More blocks than a chunk or, summed up, a file can have without making sums overflow."""

@@ -9,6 +9,7 @@ import enum
 from collections.abc import Iterator
 
 from benchfs_core.metadata.database import Database
+from benchfs_core.metadata.schema import UNREPAIRED
 from benchfs_core.types import InodeId
 
 _TABLES = ("symlink", "xattr", "dirty", "chunk")
@@ -33,6 +34,11 @@ class GarbageRows:
             f"SELECT ?1 >= (SELECT min(low) FROM number) OR {anywhere}"
             " OR EXISTS (SELECT 1 FROM dentry WHERE parent = ?1) OR EXISTS (SELECT 1 FROM dentry WHERE inode = ?1)"
         )
+
+    @property
+    def may_be_incomplete(self) -> bool:
+        """Whether the rows were restored or rebuilt, and not compared with the chunk files since."""
+        return bool(self._database.first_row("PRAGMA application_id")[0] == UNREPAIRED)
 
     def claim(self, inode: InodeId) -> Claim:
         """Whether chunk files of this number may belong to somebody; in one query, so that no change comes between."""

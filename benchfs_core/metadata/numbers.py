@@ -2,11 +2,12 @@
 
 SQL lives here as in the rest of ``benchfs_core.metadata``. Invariant: a number is handed out only below a limit that is
 durable; after a crash handing out goes on at that limit, so that chunk files left by an uncommitted inode never meet a
-new inode.
+new inode. A damaged source is refused: it might hand out again what is in use, or call files leftovers that are none.
 """
 
 from __future__ import annotations
 
+from benchfs_core.errors import DamagedVolume
 from benchfs_core.metadata.database import Database
 from benchfs_core.types import InodeId
 
@@ -16,13 +17,29 @@ RESERVATION = 16384
 FIRST_NUMBER = 16
 """The first one handed out; below it are the root and room for cookies of `.` and `..`."""
 
+MAX_NUMBER = 1 << 62
+"""No inode and no cookie has this number or a higher one."""
+
+_HIGHEST = "SELECT max({column}) FROM {table}"
+_NUMBERED = (
+    ("inode", "inode"),
+    ("orphan", "inode"),
+    ("dirty", "inode"),
+    ("chunk", "inode"),
+    ("xattr", "inode"),
+    ("symlink", "inode"),
+    ("dentry", "parent"),
+)
+"""Columns of numbers in use whose highest value an index tells at once."""
+
 
 class Numbers:
     """The volume's one source of numbers."""
 
     def __init__(self, database: Database) -> None:
+        """Take over. DamagedVolume: the source contradicts itself, or numbers in use."""
         self._database = database
-        low, high = database.first_row("SELECT low, high FROM number")
+        low, high = _sound_reservation(database)
         self.unsettled = range(low, high)
         """Numbers that the process before this one may have used without committing them."""
         self._next: int = high
@@ -55,3 +72,21 @@ class Numbers:
         with self._database.change():
             self._database.execute("UPDATE number SET low = ?, high = ?", (self._next, self._next))
         self._limit = self._next
+
+
+def _sound_reservation(database: Database) -> tuple[int, int]:
+    """The one row, if it can be; no scan: this is done at every mount."""
+    rows = database.rows("SELECT low, high FROM number LIMIT 2")
+    trouble = ""
+    if len(rows) != 1:
+        trouble = "has no row" if not rows else "has more than one row"
+    elif not (FIRST_NUMBER <= rows[0][0] <= rows[0][1] < MAX_NUMBER and rows[0][1] - rows[0][0] <= RESERVATION):
+        trouble = f"says {rows[0][0]} to {rows[0][1]}, which cannot be"
+    else:
+        used = (database.first_row(_HIGHEST.format(table=table, column=column))[0] for table, column in _NUMBERED)
+        highest = max(number or 0 for number in used)
+        if highest >= rows[0][1]:
+            trouble = f"ends at {rows[0][1]}, but {highest} is in use"
+    if trouble:
+        raise DamagedVolume(f"{database.path}: damaged: table number {trouble}: repair it with benchfs fsck --repair")
+    return rows[0]

@@ -18,11 +18,10 @@ from benchfs_core.metadata.checks import (
     BAD_TARGET,
     BAD_TYPE,
     BAD_XATTR,
-    MAX_NUMBER,
     bindings,
 )
 from benchfs_core.metadata.database import Database
-from benchfs_core.metadata.numbers import FIRST_NUMBER, RESERVATION
+from benchfs_core.metadata.numbers import FIRST_NUMBER, MAX_NUMBER, RESERVATION
 from benchfs_core.types import ROOT_INODE, ChunkInfo, InodeId
 
 _NUMBERED = ("symlink", "xattr", "dirty", "chunk", "orphan")

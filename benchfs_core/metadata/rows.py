@@ -15,7 +15,7 @@ from pathlib import Path
 import apsw
 
 from benchfs_core.metadata.database import IN_MEMORY, Database
-from benchfs_core.metadata.schema import SCHEMA_VERSION
+from benchfs_core.metadata.schema import SCHEMA_VERSION, UNREPAIRED
 
 Row = tuple[int | bytes | None, ...]
 """The values of one row, in the order of the table's columns."""
@@ -52,11 +52,15 @@ def read_rows(database: Database, table: Table) -> Iterator[Row]:
 
 
 class RowWriter:
-    """Fills a new database at ``path``, whose directory exists; it is there whole once ``close`` has returned."""
+    """Fills a new database at ``path``, whose directory exists; it is there whole once ``close`` has returned.
+
+    It is marked as one that fsck has yet to compare with the chunk files.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._database = Database.create(path, ())
+        self._database.execute(f"PRAGMA application_id = {UNREPAIRED}")
         self._database.execute("BEGIN")
 
     def add(self, table: Table, row: Row) -> bool:
@@ -96,6 +100,12 @@ class RowWriter:
     def abandon(self) -> None:
         """Close without committing."""
         self._database.close()
+
+
+def clear_unrepaired(database: Database) -> None:
+    """Take the mark off a database that fsck has compared with the chunk files and repaired."""
+    if database.first_row("PRAGMA application_id")[0] == UNREPAIRED:
+        database.execute("PRAGMA application_id = 0")
 
 
 def salvage(damaged: Path, writer: RowWriter, tell: Callable[[str], None]) -> None:

@@ -9,6 +9,11 @@ from __future__ import annotations
 SCHEMA_VERSION = 1
 """Kept in SQLite's user_version."""
 
+UNREPAIRED = 0x42667352
+"""SQLite's application_id of a database that was restored from a dump or rebuilt, until fsck has repaired the volume.
+
+It may not know files whose chunks are there. The application_id of others is 0."""
+
 DDL = """
 -- One row for each inode. The root directory is number 1.
 CREATE TABLE inode (

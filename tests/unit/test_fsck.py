@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from benchfs_core.errors import NotAVolume
+from benchfs_core.errors import DamagedVolume, NotAVolume
 from benchfs_core.findings import CODES
 from benchfs_core.fsck import Options, check_volume
 from tests.support.damage import Damaged, left, read_everything, repair
-from tests.support.volumes import CHUNK_SIZE, codes, findings
+from tests.support.volumes import CHUNK_SIZE, codes, findings, open_test_volume
 
 
 @pytest.fixture
@@ -94,6 +94,39 @@ def test_damage_in_the_database(volume: Damaged, statement: str, expected: set[s
     volume.sql(statement)
     assert codes(volume.source) == expected
     assert_repaired(volume, expected)
+
+
+DAMAGED_SOURCES = [
+    ("DELETE FROM number", "has no row"),
+    ("INSERT INTO number SELECT low, high FROM number", "has more than one row"),
+    ("UPDATE number SET low = high + 1", "which cannot be"),
+    ("UPDATE number SET low = 15, high = 15", "which cannot be"),
+    ("UPDATE number SET high = high + 20000", "which cannot be"),
+    ("UPDATE number SET low = 1 << 62, high = 1 << 62", "which cannot be"),
+    ("UPDATE number SET low = 16, high = {empty}", "is in use"),
+    ("UPDATE number SET low = 16, high = 16", "is in use"),
+]
+
+
+@pytest.mark.parametrize(("statement", "words"), DAMAGED_SOURCES)
+async def test_a_damaged_source_of_numbers_is_refused_by_the_mount_and_nothing_is_touched(
+    tmp_path: Path, statement: str, words: str
+) -> None:
+    """Trusted, it hands out numbers in use, or takes the chunk files of others for leftovers and deletes them."""
+    volume = Damaged(tmp_path / "volume")
+    await volume.make()
+    nobodys = volume.source / "chunks" / str(volume.inodes["symlink"] + 50)  # in the range if high is off
+    nobodys.mkdir()
+    volume.sql(statement)
+    for read_only in (False, True):
+        with pytest.raises(DamagedVolume, match=rf"{words}: repair it with benchfs fsck --repair") as raised:
+            async with open_test_volume(volume.source, read_only=read_only):
+                pass
+        assert "\n" not in str(raised.value)
+    assert nobodys.is_dir()
+    nobodys.rmdir()
+    assert repair(volume.source).left == []
+    await read_everything(volume.source)
 
 
 def assert_repaired(volume: Damaged, expected: set[str]) -> dict[str, bytes]:

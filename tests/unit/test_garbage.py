@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 import trio
 
+from benchfs_core.dump import dump_lines, restore
 from benchfs_core.errors import DamagedVolume
 from benchfs_core.garbage import Garbage, collect
+from benchfs_core.metadata.rows import salvage
+from benchfs_core.rebuild import new_database
+from benchfs_core.superblock import DATABASE
 from benchfs_core.types import ROOT_INODE, InodeId
-from tests.support.damage import Damaged, left, read_everything, run_sql
-from tests.support.volumes import Abandoned, open_test_volume, write_file
+from tests.support.damage import Damaged, left, read_everything, repair, run_sql
+from tests.support.volumes import CHUNK_SIZE, Abandoned, open_test_volume, write_file
 
 OLD_S = 7200.0
 
@@ -119,3 +124,35 @@ async def test_orphans_of_a_crash_are_removed_as_the_next_mount_would(volume: Da
     assert (garbage.removed, (volume.source / "chunks" / str(gone)).exists()) == (True, False)
     assert gc(volume.source, older_than_s=0) == []
     assert left(volume.source) == []
+
+
+def test_after_restoring_an_old_dump_nothing_is_collected_before_a_repair(volume: Damaged) -> None:
+    """What the dump does not know are files that are younger than it: gc took them for nobody's."""
+    lines = list(dump_lines(volume.source))
+
+    async def go_on() -> InodeId:
+        async with open_test_volume(volume.source) as opened:
+            return await write_file(opened.filesystem, b"young", b"younger" * CHUNK_SIZE)
+
+    young = trio.run(go_on)
+    shutil.rmtree(volume.source / "meta")
+    restore(lines, volume.source)
+    for dry_run in (True, False):
+        with pytest.raises(DamagedVolume, match="run benchfs fsck --repair first"):
+            gc(volume.source, older_than_s=-1, dry_run=dry_run)
+    trio.run(read_everything, volume.source)  # mounting makes it no better
+    with pytest.raises(DamagedVolume, match="run benchfs fsck --repair first"):
+        gc(volume.source, older_than_s=-1)
+    assert (volume.source / "chunks" / str(young) / "0").exists()
+    assert repair(volume.source).left == []
+    assert gc(volume.source, older_than_s=-1) == []
+    assert trio.run(read_everything, volume.source)[f"/lost+found/#{young}"] == b"younger" * CHUNK_SIZE
+
+
+def test_a_database_that_a_repair_made_anew_is_not_trusted_before_the_repair_has_ended(volume: Damaged) -> None:
+    with new_database(volume.source) as writer:  # and killed
+        salvage(volume.source / DATABASE, writer, lambda _: None)
+    with pytest.raises(DamagedVolume, match="run benchfs fsck --repair first"):
+        gc(volume.source)
+    assert repair(volume.source).left == []
+    assert gc(volume.source) == []
