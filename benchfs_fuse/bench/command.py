@@ -26,7 +26,7 @@ from benchfs_fuse.mounts import find_mount
 OK, USAGE, FAILED, INCOMPLETE, INTERRUPTED = 0, 1, 2, 4, 8
 """Exit codes, see above."""
 
-_TREE_FILES, _OBJECTS = 1000, 24
+_TREE_FILES, _OBJECTS = 1000, 16
 _QUICK_TREE_FILES, _QUICK_OBJECTS = 40, 2
 _SPACE_FACTOR = 4
 """How many times the size of the large file must be free."""
@@ -137,7 +137,7 @@ def _bench(
         figures.lines(results.samples, names, list(table)),
         names,
         _facts(targets, settings, cold),
-        [(missing.directory, missing.workload, missing.reason) for missing in results.missing],
+        [(missing.directory, missing.what, missing.reason) for missing in results.missing],
         results.samples,
         results.counted,
     )

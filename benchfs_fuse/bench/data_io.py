@@ -149,13 +149,14 @@ def _buffer(length: int, seed: int | None = None) -> Iterator[mmap.mmap]:
 
 @contextmanager
 def _opened(path: Path, flags: int, direct: bool) -> Iterator[int]:
+    """An open file; with ``direct`` EINVAL, at the open or later, means that there is no such thing here."""
     try:
         descriptor = os.open(path, flags | os.O_CLOEXEC | (os.O_DIRECT if direct else 0), 0o644)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
     except OSError as error:
         if direct and error.errno == errno.EINVAL:
             raise NotMeasurable("no direct I/O (O_DIRECT) here") from error
         raise
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

@@ -42,7 +42,7 @@ class Report:
     facts: Mapping[str, object]
     """What was measured, on what, and how."""
     missing: Sequence[tuple[str, str, str]] = ()
-    """Directory, workload, reason."""
+    """Directory, key of a figure or name of a workload, reason."""
     samples: Sequence[Sample] = ()
     counted: Sequence[Sample] = ()
     """Samples of the round in which system calls were counted."""
@@ -64,7 +64,9 @@ def text(report: Report) -> str:
     parts = [_aligned(_speeds(report)), _legend(report)]
     if rows := _costs(report):
         parts += [_aligned(rows), "Costs are for one operation (one file, one MiB, …), medians of the rounds."]
-    parts += [f"not measured: {workload} on {directory}: {reason}" for directory, workload, reason in report.missing]
+    for directory, what, reason in report.missing:
+        title = report.figures[what].title if what in report.figures else what
+        parts.append(f"not measured: {title} on {directory}: {reason}")
     return "\n\n".join([*parts, *report.notes])
 
 
@@ -90,8 +92,7 @@ def document(report: Report) -> dict[str, object]:
             if figure.key in by_key
         ],
         "missing": [
-            {"directory": directory, "workload": workload, "reason": reason}
-            for directory, workload, reason in report.missing
+            {"directory": directory, "what": what, "reason": reason} for directory, what, reason in report.missing
         ],
         "notes": list(report.notes),
         "samples": [

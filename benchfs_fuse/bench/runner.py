@@ -43,7 +43,8 @@ class Missing:
     """What could not be measured, and why."""
 
     directory: str
-    workload: str
+    what: str
+    """The name of a workload, or the key of a figure."""
     reason: str
 
 
@@ -119,7 +120,9 @@ class Runner:
     def _run_workload(
         self, workload: Workload, number: int, name: str, order: Sequence[Target], *, counting: bool
     ) -> None:
-        left = {target.name: workload.steps(self._place(target)) for target in order if self._may_run(target, workload)}
+        left = {
+            target.name: workload.steps(self._place(target)) for target in order if self._may_run(target, workload.name)
+        }
         while left:
             for target in order:
                 if target.name not in left:
@@ -132,7 +135,7 @@ class Runner:
                         continue
                     sample = self._run_step(step, target, number, counting=counting)
                 except (NotMeasurable, BenchError, OSError, subprocess.CalledProcessError) as error:
-                    self._note(target, workload, error)
+                    self._note(target, workload.name, error)
                     del left[target.name]
                     continue
                 if sample is not None:
@@ -141,6 +144,18 @@ class Runner:
             self._clear(target)
 
     def _run_step(self, step: Step, target: Target, number: int, *, counting: bool) -> Sample | None:
+        """One step; None where it gives no figure, or cannot be measured here."""
+        if step.figure is not None and not self._may_run(target, step.figure):
+            return None
+        try:
+            return self._measure(step, target, number, counting=counting)
+        except NotMeasurable as error:
+            if step.figure is None:
+                raise
+            self._note(target, step.figure, error)
+            return None
+
+    def _measure(self, step: Step, target: Target, number: int, *, counting: bool) -> Sample | None:
         place = self._places[target.name]
         if step.settle:
             self._settle()
@@ -168,17 +183,17 @@ class Runner:
             finally:
                 os.close(descriptor)
 
-    def _may_run(self, target: Target, workload: Workload) -> bool:
+    def _may_run(self, target: Target, what: str) -> bool:
         """Whether it has not failed here before."""
-        return not any((one.directory, one.workload) == (target.name, workload.name) for one in self._results.missing)
+        return not any((one.directory, one.what) == (target.name, what) for one in self._results.missing)
 
-    def _note(self, target: Target, workload: Workload, error: Exception) -> None:
+    def _note(self, target: Target, what: str, error: Exception) -> None:
         reason = explain(error)
         if not isinstance(error, NotMeasurable):
             if not self._keep_going:
-                raise BenchError(f"{target.directory}: {workload.name}: {reason}") from error
+                raise BenchError(f"{target.directory}: {what}: {reason}") from error
             self._results.failed = True
-        self._results.missing.append(Missing(target.name, workload.name, reason))
+        self._results.missing.append(Missing(target.name, what, reason))
 
     def _place(self, target: Target) -> Place:
         top = self._places[target.name]

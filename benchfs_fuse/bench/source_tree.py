@@ -46,7 +46,7 @@ def project(objects: int, seed: int) -> Iterator[tuple[str, bytes]]:
         yield header, "\n".join(["#pragma once", *lines, ""]).encode()
     includes = "\n".join(f'#include "{Path(header).name}"' for header in headers)
     for number in range(objects):
-        functions = "\n".join(_function(number, entry, source) for entry in range(40))
+        functions = "\n".join(_function(number, entry, source) for entry in range(20))
         yield f"source/file{number}.c", f"#include <stdio.h>\n#include <stdlib.h>\n{includes}\n{functions}\n".encode()
     calls = " + ".join(f"file{number}_0(argc)" for number in range(objects))
     declared = "\n".join(f"int file{number}_0(int value);" for number in range(objects))

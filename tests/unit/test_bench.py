@@ -305,9 +305,32 @@ def test_with_keep_going_a_failure_is_noted_once_and_the_others_are_measured(tmp
     assert results.failed
 
 
-def test_what_cannot_be_measured_here_is_no_failure(tmp_path: Path) -> None:
-    results = runner(tmp_path, failing_in_b(NotMeasurable("no such tool")), "ab").run()
-    assert (results.missing, results.failed) == ([Missing("b", "work", "no such tool")], False)
+def test_a_figure_that_cannot_be_measured_here_is_no_failure_and_the_others_are(tmp_path: Path) -> None:
+    tried: list[str] = []
+
+    def steps(place: Place) -> Iterator[Step]:
+        def refused() -> Done:
+            tried.append(place.directory.parents[1].name)
+            if tried[-1] == "b":
+                raise NotMeasurable("no direct I/O")
+            return Done(1)
+
+        yield Step("write", refused)
+        yield Step("other", lambda: Done(1))
+
+    results = runner(tmp_path, steps, "ab").run()
+    assert (results.missing, results.failed) == ([Missing("b", "write", "no direct I/O")], False)
+    assert tried == ["a", "b", "a"]
+    assert [one.directory for one in results.samples if one.figure == "other"] == ["a", "b", "b", "a"]
+
+
+def test_a_workload_that_cannot_run_here_is_no_failure(tmp_path: Path) -> None:
+    def steps(place: Place) -> Iterator[Step]:
+        raise NotMeasurable("no such tool")
+        yield Step("write", lambda: Done(1))
+
+    results = runner(tmp_path, steps, "a").run()
+    assert (results.missing, results.failed) == ([Missing("a", "work", "no such tool")], False)
 
 
 def test_failures_are_told_in_one_line() -> None:
