@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from benchfs_core.chunks.store import ChunkStore
+from benchfs_core.chunks.store import ChunkStore, Listed
 from benchfs_core.errors import CorruptChunk, FlushFailed, NoSuchEntry
 from benchfs_core.inodes import ActiveInode, InodeTable
 from benchfs_core.layout import file_end
@@ -20,6 +20,10 @@ from benchfs_core.metadata.numbers import Numbers
 from benchfs_core.types import ChunkIndex
 
 log = logging.getLogger(__name__)
+
+
+_MARKS_AT_ONCE = 1024
+"""Dirty files whose chunks are listed together: the bound on what is held of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +56,11 @@ async def recover(
         OSError: the chunks cannot be looked at.
     """
     marks = list(metadata.marks.dirty())
-    for mark in marks:
-        await _recover_file(store, metadata, inodes, chunk_size, mark)
+    for start in range(0, len(marks), _MARKS_AT_ONCE):
+        part = marks[start : start + _MARKS_AT_ONCE]
+        files = await store.list_files([mark.inode for mark in part])
+        for mark, chunks in zip(part, files, strict=True):
+            _recover_file(metadata, inodes, chunk_size, mark, chunks)
     unclaimed = [
         inode for inode in await store.find_inodes(numbers.unsettled) if not metadata.marks.inode_exists(inode)
     ]
@@ -65,8 +72,8 @@ async def recover(
     return recovered
 
 
-async def _recover_file(
-    store: ChunkStore, metadata: MetadataManager, inodes: InodeTable, chunk_size: int, mark: DirtyMark
+def _recover_file(
+    metadata: MetadataManager, inodes: InodeTable, chunk_size: int, mark: DirtyMark, chunks: Listed
 ) -> None:
     try:
         node = ActiveInode(metadata.get(mark.inode))
@@ -77,10 +84,8 @@ async def _recover_file(
     node.dirty = True
     node.cut.pending = mark.cut
     node.cut.recorded = mark.cut is not None
-    try:
-        chunks = await store.list_chunks(mark.inode)
-    except CorruptChunk as error:
-        node.lost.note_names(FlushFailed(f"inode {mark.inode}: {error}: run benchfs fsck"))
+    if isinstance(chunks, CorruptChunk):
+        node.lost.note_names(FlushFailed(f"inode {mark.inode}: {chunks}: run benchfs fsck"))
         log.error(node.lost.reason)
         return
     end = max((file_end(chunk.chunk_index, chunk.length, chunk_size) for chunk in chunks), default=0)

@@ -25,14 +25,20 @@ from benchfs_core.chunks.entries import EntryLedger
 from benchfs_core.chunks.gate import Gate
 from benchfs_core.chunks.handles import ChunkHandle, HandleCache
 from benchfs_core.chunks.io import ChunkIO
-from benchfs_core.errors import NotBegun
+from benchfs_core.chunks.store import Listed
+from benchfs_core.errors import CorruptChunk, NotBegun
 from benchfs_core.host import flush_filesystem
 from benchfs_core.types import Buffer, ChunkIndex, ChunkInfo, InodeId
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 _INLINE_STATS = 16
 """Chunks without an open handle that are looked up on the event loop, as an open is; more go to a thread."""
+
+
+_NAMES_AT_ONCE, _FILES_AT_ONCE, _THREADS = 512, 32, 8
+"""How much a worker thread looks at in one go when much is asked at a time, and how many threads do."""
 
 
 class ChunkFiles:
@@ -129,7 +135,8 @@ class ChunkFiles:
 
     async def find_inodes(self, numbers: range) -> list[InodeId]:
         """Those of the numbers that have a directory; see ``ChunkStore``."""
-        return await self._inside(partial(self._io.run, partial(directories.existing, self._base, numbers)))
+        look = partial(directories.existing, self._base)
+        return await self._inside(partial(self._in_threads, look, numbers, _NAMES_AT_ONCE))
 
     async def stat_chunks(self, inode: InodeId, chunk_indices: Sequence[ChunkIndex]) -> list[ChunkInfo]:
         """Describe chunks; see ``ChunkStore``. An open one is asked on the event loop: it is in memory.
@@ -140,12 +147,20 @@ class ChunkFiles:
         return await self._inside(partial(self._stat_chunks, inode, chunk_indices))
 
     async def list_chunks(self, inode: InodeId) -> list[ChunkInfo]:
-        """Describe every chunk, in slices in worker threads; see ``ChunkStore``. Foreign names are passed over.
+        """Describe every chunk, in a worker thread; see ``ChunkStore``. Foreign names are passed over.
 
         Raises:
             CorruptChunk: a chunk file is longer than a chunk, or not a regular file.
         """
-        return await self._inside(partial(self._list_chunks, inode))
+        [chunks] = await self.list_files([inode])
+        if isinstance(chunks, CorruptChunk):
+            raise chunks
+        return chunks
+
+    async def list_files(self, inodes: Sequence[InodeId]) -> list[Listed]:
+        """Describe every chunk of each of the inodes, many in one go of a worker thread; see ``ChunkStore``."""
+        look = partial(directories.list_files, self._base, chunk_size=self._chunk_size)
+        return await self._inside(partial(self._in_threads, look, inodes, _FILES_AT_ONCE))
 
     async def close_all(self) -> None:
         """Wait for every operation, then close every handle. Cannot be cancelled; may be repeated."""
@@ -246,23 +261,6 @@ class ChunkFiles:
         self._entries.forget(inode)
         return total
 
-    async def _list_chunks(self, inode: InodeId) -> list[ChunkInfo]:
-        found: list[ChunkInfo] = []
-        async with self._entries.places:
-            scan = partial(directories.scan, f"{self._base}/{inode}")
-            names = await self._handles.relieved(partial(self._io.run, scan))
-            if names is None:
-                return found
-            try:
-                more = True
-                while more:
-                    part, more = await self._io.run(partial(directories.next_chunks, names, self._chunk_size))
-                    found.extend(part)
-            finally:
-                names.close()
-        found.sort(key=lambda info: info.chunk_index)
-        return found
-
     async def _stat_chunks(self, inode: InodeId, chunk_indices: Sequence[ChunkIndex]) -> list[ChunkInfo]:
         known: dict[ChunkIndex, ChunkInfo] = {}
         others = []
@@ -284,6 +282,35 @@ class ChunkFiles:
         return [known[chunk_index] for chunk_index in chunk_indices if chunk_index in known]
 
     # Helpers
+
+    async def _in_threads(self, call: Callable[[Sequence[K]], list[T]], asked: Sequence[K], at_once: int) -> list[T]:
+        """Have several worker threads answer parts of what is asked, so that they wait for the disk together.
+
+        Raises:
+            OSError: what the first call that failed raised; no further one is begun.
+        """
+        parts = [asked[start : start + at_once] for start in range(0, len(asked), at_once)]
+        answers: list[list[T]] = [[] for _ in parts]
+        failures: list[OSError] = []
+        todo = iter(range(len(parts)))
+
+        async def work() -> None:
+            for number in todo:
+                try:
+                    async with self._entries.places:
+                        ask = partial(self._io.run, partial(call, parts[number]))
+                        answers[number] = await self._handles.relieved(ask)
+                except OSError as error:  # kept out of the nursery, which would wrap it in a group
+                    failures.append(error)
+                if failures:
+                    return
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(_THREADS, len(parts))):
+                nursery.start_soon(work)
+        if failures:
+            raise failures[0]
+        return [answer for part in answers for answer in part]
 
     def _check_span(self, offset: int, length: int) -> None:
         assert min(offset, length) >= 0

@@ -81,6 +81,27 @@ def next_chunks(entries: Listing, chunk_size: int) -> tuple[list[ChunkInfo], boo
     return chunks, len(names) == SLICE
 
 
+def list_files(base: str, inodes: Sequence[InodeId], chunk_size: int) -> list[list[ChunkInfo] | CorruptChunk]:
+    """Every chunk of each of the inodes, by rising index; of an inode without directory none."""
+    return [_list_file(f"{base}/{inode}", chunk_size) for inode in inodes]
+
+
+def _list_file(directory: str, chunk_size: int) -> list[ChunkInfo] | CorruptChunk:
+    entries = scan(directory)
+    if entries is None:
+        return []
+    chunks: list[ChunkInfo] = []
+    with closing(entries):
+        more = True
+        while more:
+            try:
+                part, more = next_chunks(entries, chunk_size)
+            except CorruptChunk as error:
+                return error
+            chunks += part
+    return sorted(chunks, key=lambda info: info.chunk_index)
+
+
 class Left(enum.Enum):
     """What a directory still holds after ``remove_slice``."""
 
@@ -121,6 +142,6 @@ def remove_file(path: str) -> bool:
     return True
 
 
-def existing(base: str, numbers: range) -> list[InodeId]:
+def existing(base: str, numbers: Sequence[int]) -> list[InodeId]:
     """Those of the numbers that are names in ``base``."""
     return [InodeId(number) for number in numbers if os.path.lexists(f"{base}/{number}")]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import trio
 
 from benchfs_core.chunks.gate import Gate
+from benchfs_core.chunks.store import Listed
 from benchfs_core.types import BLOCK_BYTES, Buffer, ChunkIndex, ChunkInfo, InodeId
 
 _SLICE = 256
@@ -116,12 +117,20 @@ class InMemoryChunkStore:
     async def list_chunks(self, inode: InodeId) -> list[ChunkInfo]:
         """Describe every chunk of the inode."""
         await self._enter()
-        return [_describe(index, chunk) for index, chunk in sorted(self._files.get(inode, {}).items())]
+        return self._list(inode)
+
+    async def list_files(self, inodes: Sequence[InodeId]) -> list[Listed]:
+        """Describe every chunk of each of the inodes."""
+        await self._enter()
+        return [self._list(inode) for inode in inodes]
 
     async def close_all(self) -> None:
         """Forget everything."""
         await self._gate.close()
         self._files.clear()
+
+    def _list(self, inode: InodeId) -> list[ChunkInfo]:
+        return [_describe(index, chunk) for index, chunk in sorted(self._files.get(inode, {}).items())]
 
     def _check_span(self, offset: int, length: int) -> int:
         """The end of a span, which lies in its chunk."""

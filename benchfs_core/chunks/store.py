@@ -1,6 +1,6 @@
 """The ``ChunkStore`` protocol: what file I/O may ask of whatever keeps the chunks.
 
-Imports only ``types``. Every implementation passes ``tests/contract``.
+Imports only ``types`` and ``errors``. Every implementation passes ``tests/contract``.
 
 Invariants that callers keep: a span stays inside its chunk; a chunk is not deleted, and not cut below the end of a
 request, while that request on it is under way. Invariants that stores keep: a chunk, or part of one, that was never
@@ -15,9 +15,13 @@ Every method is a trio checkpoint. A method that raised OSError may have done a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+from benchfs_core.errors import CorruptChunk
 from benchfs_core.types import Buffer, ChunkIndex, ChunkInfo, InodeId
+
+Listed: TypeAlias = list[ChunkInfo] | CorruptChunk
+"""The chunks of an inode, by rising index, or why they cannot be told."""
 
 
 class ChunkStore(Protocol):
@@ -87,6 +91,10 @@ class ChunkStore(Protocol):
 
     async def list_chunks(self, inode: InodeId) -> list[ChunkInfo]:
         """Describe every chunk of the inode, by rising index."""
+        ...
+
+    async def list_files(self, inodes: Sequence[InodeId]) -> list[Listed]:
+        """``list_chunks`` of many inodes, in the order given; what it would raise for one stands in its place."""
         ...
 
     async def close_all(self) -> None:

@@ -197,6 +197,18 @@ async def test_describing_chunks(store: ChunkStore) -> None:
     assert len(await store.stat_chunks(INODE, indices(*range(500)))) == 4
 
 
+async def test_many_files_are_described_at_once_in_the_order_asked_for(store: ChunkStore) -> None:
+    assert await store.list_files([]) == []
+    inodes = [InodeId(number) for number in range(2000, 2100)]
+    for inode in inodes[1::2]:
+        await store.write_chunk(inode, ChunkIndex(12), 0, bytes(inode % 7 + 1))
+        await store.write_chunk(inode, ChunkIndex(3), 0, b"x")
+    asked = inodes[::-1]
+    listed = await store.list_files(asked)
+    assert listed == [await store.list_chunks(inode) for inode in asked]
+    assert sum(bool(chunks) for chunks in listed) == 50
+
+
 async def test_blocks_are_counted_in_512_bytes(store: ChunkStore) -> None:
     await store.write_chunk(INODE, FIRST, 0, b"x" * 8192)
     await store.fsync_chunk(INODE, FIRST)
@@ -222,6 +234,9 @@ async def test_every_operation_is_a_checkpoint(store: ChunkStore) -> None:
         lambda: store.fsync_deletions(),
         lambda: store.stat_chunks(INODE, [FIRST]),
         lambda: store.list_chunks(INODE),
+        lambda: store.list_files([INODE]),
+        lambda: store.list_files([]),
+        lambda: store.find_inodes(range(0)),
     ]
     for call in calls:
         with trio.testing.assert_checkpoints():

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from benchfs_core.chunks.store import ChunkStore
+from benchfs_core.chunks.store import ChunkStore, Listed
 from benchfs_core.types import Buffer, ChunkIndex, ChunkInfo, InodeId
 from tests.support.faults import FaultPlan, Rule
 
@@ -66,6 +66,9 @@ class FaultyStore:
 
     async def list_chunks(self, inode: InodeId) -> list[ChunkInfo]:
         return await self._do("list_chunks", inode, lambda: self._inner.list_chunks(inode))
+
+    async def list_files(self, inodes: Sequence[InodeId]) -> list[Listed]:
+        return await self._do("list_files", None, lambda: self._inner.list_files(inodes))
 
     async def close_all(self) -> None:
         await self._inner.close_all()

@@ -244,6 +244,18 @@ async def test_a_chunk_file_that_is_too_long_is_corrupt(tmp_path: Path) -> None:
             await store.list_chunks(INODE)
         with pytest.raises(CorruptChunk):
             await store.stat_chunks(INODE, [FIRST])
+        await store.write_chunk(InodeId(6), FIRST, 0, b"x")
+        corrupt, sound = await store.list_files([INODE, InodeId(6)])
+        assert isinstance(corrupt, CorruptChunk)
+        assert isinstance(sound, list)
+        assert [chunk.length for chunk in sound] == [1]
+
+
+async def test_a_failure_while_many_files_are_listed_is_told_as_itself(tmp_path: Path) -> None:
+    async with open_store(tmp_path, Rule("run", nth=3, error=errno.EIO)) as (store, io):
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            await store.list_files([InodeId(number) for number in range(1000)])
+        assert io.plan.calls["run"] < 20, "it went on after the failure"
 
 
 async def test_a_large_directory_is_deleted_whole(tmp_path: Path) -> None:
