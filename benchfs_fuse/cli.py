@@ -21,7 +21,7 @@ import trio
 from benchfs_core.config import FormatOptions
 from benchfs_core.errors import BenchFSError, OptionError
 from benchfs_core.volume import make_volume
-from benchfs_fuse import mounts, tools
+from benchfs_fuse import mounts
 from benchfs_fuse.daemon import (
     EXIT_MOUNT_FAILED,
     EXIT_OK,
@@ -177,6 +177,8 @@ def _mount_parser() -> argparse.ArgumentParser:
 
 
 def _benchfs_parser() -> argparse.ArgumentParser:
+    from benchfs_fuse import tools  # a mount, which has no need of fsck, dump and bench, starts the sooner
+
     parser = _Parser(
         prog="benchfs", description="Tools for BenchFS volumes; to mount one: mount.benchfs.", allow_abbrev=False
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from benchfs_core import acl
 from benchfs_core.errors import InvalidArgument
 from benchfs_core.metadata.database import Database
-from benchfs_core.metadata.numbers import FIRST_NUMBER, MAX_NUMBER, RESERVATION
+from benchfs_core.metadata.numbers import FIRST_NUMBER, MAX_NUMBER, MAX_RESERVATION
 from benchfs_core.metadata.xattrs import MAX_VALUE_BYTES
 from benchfs_core.types import MAX_FILE_BYTES, MAX_SYMLINK_BYTES, ROOT_INODE, ChunkIndex, ChunkInfo, InodeId
 
@@ -31,7 +31,7 @@ _MAX_DEPTH = 4096
 VALUES = {
     "root": ROOT_INODE,
     "first": FIRST_NUMBER,
-    "reservation": RESERVATION,
+    "reservation": MAX_RESERVATION,
     "max_number": MAX_NUMBER,
     "max_blocks": MAX_BLOCKS,
     "max_file": MAX_FILE_BYTES,

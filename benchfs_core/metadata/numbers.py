@@ -11,8 +11,14 @@ from benchfs_core.errors import DamagedVolume
 from benchfs_core.metadata.database import Database
 from benchfs_core.types import InodeId
 
-RESERVATION = 16384
-"""Numbers set aside at a time: what a crash may waste, and what the next mount looks through."""
+RESERVATION = 4096
+"""Numbers set aside at a time: what a crash may waste, and what the next mount looks through.
+
+Four times as many took it 0.3 s among a million names; a durable commit for each 2,000 new files is not felt.
+"""
+
+MAX_RESERVATION = 16384
+"""More than this, no release has ever set aside."""
 
 FIRST_NUMBER = 16
 """The first one handed out; below it are the root and room for cookies of `.` and `..`."""
@@ -80,7 +86,7 @@ def _sound_reservation(database: Database) -> tuple[int, int]:
     trouble = ""
     if len(rows) != 1:
         trouble = "has no row" if not rows else "has more than one row"
-    elif not (FIRST_NUMBER <= rows[0][0] <= rows[0][1] < MAX_NUMBER and rows[0][1] - rows[0][0] <= RESERVATION):
+    elif not (FIRST_NUMBER <= rows[0][0] <= rows[0][1] < MAX_NUMBER and rows[0][1] - rows[0][0] <= MAX_RESERVATION):
         trouble = f"says {rows[0][0]} to {rows[0][1]}, which cannot be"
     else:
         used = (database.first_row(_HIGHEST.format(table=table, column=column))[0] for table, column in _NUMBERED)

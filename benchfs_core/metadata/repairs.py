@@ -21,7 +21,7 @@ from benchfs_core.metadata.checks import (
     bindings,
 )
 from benchfs_core.metadata.database import Database
-from benchfs_core.metadata.numbers import FIRST_NUMBER, MAX_NUMBER, RESERVATION
+from benchfs_core.metadata.numbers import FIRST_NUMBER, MAX_NUMBER, MAX_RESERVATION
 from benchfs_core.types import ROOT_INODE, ChunkInfo, InodeId
 
 _NUMBERED = ("symlink", "xattr", "dirty", "chunk", "orphan")
@@ -143,7 +143,7 @@ class Repairs:
         for table, column in (*columns, *((table, "inode") for table in _NUMBERED)):
             row = self.database.first_row(f"SELECT max({column}) FROM {table} WHERE {column} < ?", (MAX_NUMBER,))
             used.append(row[0] or 0)
-        highs = [high for low, high in rows if FIRST_NUMBER <= low <= high < min(MAX_NUMBER, low + RESERVATION + 1)]
+        highs = [high for low, high in rows if FIRST_NUMBER <= low <= high < min(MAX_NUMBER, low + MAX_RESERVATION + 1)]
         high = max(max(used) + 1, *highs, FIRST_NUMBER)
         if rows != [(high, high)]:
             execute("DELETE FROM number")
