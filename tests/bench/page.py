@@ -44,6 +44,36 @@ def render(data: Path, file: Path) -> None:
     file.write_text(between(file.read_text(), "peers", "\n\n".join([*filter(None, parts), image])))
 
 
+def render_scale(data: Path, file: Path) -> None:
+    """Write the tables of how cost grows, from what ``benchfs bench --scale --output`` wrote to this directory."""
+    parts = []
+    for path in sorted(data.glob("scale-*.json")):
+        document: Document = json.loads(path.read_text())
+        parts.append(f"### {path.stem.removeprefix('scale-').replace('-', ' ')}")
+        for points in _scales(document):
+            rows = [["", *points]]
+            for one in document["figures"]:
+                found = {result["directory"]: result for result in one["results"]}
+                if points[0] in found:
+                    unit = one["unit"].removesuffix("/s")
+                    rows.append([f"{one['title']}, {unit} a second", *(_point(found, point) for point in points)])
+            parts.append(table(rows))
+        parts.append("\n".join(f"- {note.partition(', ')[2]}" for note in document["notes"]))
+    file.write_text(between(file.read_text(), "scale", "\n\n".join(parts)))
+
+
+def _scales(document: Document) -> list[list[str]]:
+    """The points by what grows: numbers of files, and sizes."""
+    names = document["directories"]
+    return [found for files in (True, False) if (found := [name for name in names if name.endswith("files") is files])]
+
+
+def _point(found: dict[str, Any], point: str) -> str:
+    if point not in found:
+        return "–"
+    return f"{number(found[point]['rate']['median'])} (×{found[point]['ratio']['median']:.2f})"
+
+
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Markdown; the first row is the head."""
     head, *body = rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import subprocess
 import tarfile
@@ -138,6 +139,12 @@ def test_a_plot_that_cannot_be_written_is_refused_beforehand(tmp_path: Path) -> 
     for path in (tmp_path / "x.jpeg", tmp_path / "missing" / "x.svg"):
         with pytest.raises(BenchError):
             plot.check(path)
+    if importlib.util.find_spec("matplotlib") is None:
+        with pytest.raises(BenchError, match="needs matplotlib"):
+            plot.check(tmp_path / "x.png")
+    else:
+        plot.write(plot.draw([], ["native"], {}), tmp_path / "x.png")
+        assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
 FIO = """fio: a line before

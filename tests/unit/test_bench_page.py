@@ -68,6 +68,27 @@ def test_what_is_between_the_markers_is_replaced_and_the_rest_is_not() -> None:
         page.between("text", "peers", "new")
 
 
+def test_scales_show_each_point_with_its_ratio_to_the_first(tmp_path: Path) -> None:
+    points = [result("10 files", 50, 1), result("100 files", 40, 0.8)]
+    document = {
+        "directories": ["10 files", "100 files", "1 GiB"],
+        "notes": ["/mnt, 10 files: filled at 7 files/s"],
+        "figures": [
+            {"key": "a", "title": "create", "unit": "files/s", "results": points},
+            {"key": "b", "title": "write", "unit": "writes/s", "results": [result("1 GiB", 9, 1)]},
+        ],
+    }
+    (tmp_path / "scale-sync-fsync.json").write_text(json.dumps(document))
+    file = tmp_path / "page.md"
+    file.write_text("<!-- scale: begin, written by tests/bench/page.py -->\n<!-- scale: end -->\n")
+    page.render_scale(tmp_path, file)
+    text = file.read_text()
+    assert "### sync fsync" in text
+    assert "| create, files a second | 50.0 (×1.00) | 40.0 (×0.80) |" in text
+    assert "|  | 1 GiB |" in text
+    assert "- 10 files: filled at 7 files/s" in text
+
+
 def test_ratios_to_a_peer_are_taken_by_round() -> None:
     ratio = page.against(DOCUMENT, "fast", "ours fsync")["write"]
     assert (ratio.low, ratio.median, ratio.high) == (0.5, 0.65, 0.8)
