@@ -251,6 +251,14 @@ async def test_a_chunk_file_that_is_too_long_is_corrupt(tmp_path: Path) -> None:
         assert [chunk.length for chunk in sound] == [1]
 
 
+async def test_many_files_are_listed_in_few_crossings_to_a_thread(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as (store, io):
+        assert await store.list_files([InodeId(number) for number in range(1000)]) == [[]] * 1000
+        assert io.plan.calls["run"] <= 40
+        assert await store.find_inodes(range(4096)) == []
+        assert io.plan.calls["run"] <= 50
+
+
 async def test_a_failure_while_many_files_are_listed_is_told_as_itself(tmp_path: Path) -> None:
     async with open_store(tmp_path, Rule("run", nth=3, error=errno.EIO)) as (store, io):
         with pytest.raises(OSError, match=os.strerror(errno.EIO)):
