@@ -1,11 +1,12 @@
-"""``workload.py DIRECTORY WORKER SEED``: writes files on a mount until the mount dies, and tells what was acknowledged.
+"""``workload.py DIRECTORY WORKER SEED [MIX]``: writes files on a mount until the mount dies, and tells what was done.
 
 Each line on stdout is a JSON list. An operation is told before it is begun and again when the mount has acknowledged it
 (``["done"]``); the operation that failed is told with its errno (``["failed", errno]``) and is the last line. The
 reader keeps the lines: they lie outside the mount, and nothing that is told as done was not done.
 
 Operations: ``["write", name, offset, seed, length]``, ``["fsync", name]``, ``["replace", name, seed, length]`` (written
-to a temporary name, fsynced, renamed, directory fsynced), ``["unlink", name]`` (and directory fsynced).
+to a temporary name, fsynced, renamed, directory fsynced), ``["unlink", name]`` (and directory fsynced),
+``["attribute", name, seed, length]`` (set, and the file fsynced). MIX says how often each of them comes.
 """
 
 from __future__ import annotations
@@ -15,10 +16,15 @@ import json
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 FILES = 4
 MAX_FILE_BYTES = 500_000
+XATTR = "user.value"
+
+KINDS = "write", "fsync", "replace", "unlink", "attribute"
+MIXES = {"files": (60, 25, 10, 5, 0), "metadata": (15, 10, 5, 5, 65)}
+"""How often each kind comes; ``metadata`` makes the database's WAL long."""
 
 
 def content(seed: int, length: int) -> bytes:
@@ -31,7 +37,7 @@ def tell(*words: object) -> None:
     os.write(1, json.dumps(words).encode() + b"\n")
 
 
-def work(directory: str, worker: str, seed: int) -> None:
+def work(directory: str, worker: str, seed: int, mix: str = "files") -> None:
     """Operate until one fails."""
     rng, here = random.Random(seed), os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     names = [f"{worker}-{number}" for number in range(FILES)]
@@ -46,13 +52,16 @@ def work(directory: str, worker: str, seed: int) -> None:
         if name in opened:
             os.close(opened.pop(name))
 
-    for operation in _operations(rng, names):
+    for operation in _operations(rng, names, MIXES[mix]):
         tell(*operation)
         match operation:
             case ("write", str(name), int(offset), int(number), int(length)):
                 if os.pwrite(file(name), content(number, length), offset) < length:
                     raise OSError(errno.ECONNABORTED, "the mount died half-way")
             case ("fsync", str(name)):
+                os.fsync(file(name))
+            case ("attribute", str(name), int(number), int(length)):
+                os.setxattr(file(name), XATTR, content(number, length))
                 os.fsync(file(name))
             case ("replace", str(name), int(number), int(length)):
                 new = file(f"{name}.new")
@@ -72,21 +81,23 @@ def work(directory: str, worker: str, seed: int) -> None:
         tell("done")
 
 
-def _operations(rng: random.Random, names: list[str]) -> Iterator[tuple[object, ...]]:
+def _operations(rng: random.Random, names: list[str], mix: Sequence[int]) -> Iterator[tuple[object, ...]]:
     while True:
         name, seed = rng.choice(names), rng.getrandbits(40)
-        kind = rng.choices(("write", "fsync", "replace", "unlink"), (60, 25, 10, 5))[0]
+        kind = rng.choices(KINDS, mix)[0]
         if kind == "write":
             length = rng.choice((1, 100, 4096, 5000, 65_536, 150_000))
             yield "write", name, rng.randrange(MAX_FILE_BYTES - length), seed, length
         elif kind == "replace":
             yield "replace", name, seed, rng.randrange(1, 200_000)
+        elif kind == "attribute":
+            yield "attribute", name, seed, rng.randrange(40_000, 60_000)
         else:
             yield kind, name
 
 
 if __name__ == "__main__":
     try:
-        work(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+        work(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:])
     except OSError as error:
         tell("failed", error.errno)
