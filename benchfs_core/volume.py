@@ -23,6 +23,7 @@ import trio
 from benchfs_core.chunks.file_store import FileChunkStore
 from benchfs_core.chunks.io import ChunkIO
 from benchfs_core.chunks.memory import InMemoryChunkStore
+from benchfs_core.chunks.ring import Ring
 from benchfs_core.chunks.ring_io import RingIO
 from benchfs_core.chunks.store import ChunkStore
 from benchfs_core.chunks.thread_io import ThreadIO
@@ -91,6 +92,8 @@ class Volume:
     database: Database
     count: Callable[[], dict[str, int]]
     """Since opening: what was asked of the filesystem below (``IOCounts``), commits, submissions to the ring."""
+    ring: Ring | None
+    """The store's ring, where it has one: a front end may send its own requests through it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,7 @@ class _Storage:
     checkpointer: WalCheckpointer | None
     lock: VolumeLock | None
     count_io: Callable[[], dict[str, int]] = dict
+    ring: Ring | None = None
 
 
 async def make_volume(source: Path, options: FormatOptions, clocks: Clocks | None = None) -> Superblock:
@@ -186,6 +190,7 @@ async def _serve(storage: _Storage, source: Path, options: VolumeOptions, clocks
         inodes=inodes,
         database=database,
         count=lambda: {**storage.count_io(), "commits": commit.shared_commits},
+        ring=storage.ring,
     )
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
@@ -262,7 +267,8 @@ async def _open_storage(
     stack.push_async_callback(store.close_all)
     flush_wal = partial(io.fsync, wal, datasync=True)
     count_io = partial(_counts, counted)
-    return _Storage(superblock, database, store, kind, note, flush_wal, checkpointer, lock, count_io)
+    ring = counted.ring if isinstance(counted, RingIO) else None
+    return _Storage(superblock, database, store, kind, note, flush_wal, checkpointer, lock, count_io, ring)
 
 
 def _counts(io: RingIO | ThreadIO) -> dict[str, int]:

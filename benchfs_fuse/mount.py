@@ -1,6 +1,6 @@
-"""One mount, from checks to orderly end: opens the volume, runs pyfuse3's session, closes everything.
+"""One mount, from checks to orderly end: opens the volume, has its session served, closes everything.
 
-Imports pyfuse3, the core and this package's ``operations``, ``session``, ``mounts``, ``options``. Invariants: what can
+Imports the core and this package's ``operations``, ``ways``, ``mounts``, ``options``. Invariants: what can
 be checked is checked before anything is touched; ready means that a stat of the mount point shows our root; umount(8),
 SIGTERM and SIGINT end in the same way, with everything on disk; after a crash the mount stays, dead, lest programs take
 an empty directory for ours.
@@ -18,7 +18,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyfuse3
 import trio
 
 from benchfs_core.errors import BenchFSError
@@ -26,11 +25,12 @@ from benchfs_core.host import flush_filesystem
 from benchfs_core.status import status_of
 from benchfs_core.types import ROOT_INODE, StoreKind, SyncMode
 from benchfs_core.volume import Clocks, Volume, open_volume
-from benchfs_fuse import mounts, session
+from benchfs_fuse import mounts
 from benchfs_fuse.control import serve_control
 from benchfs_fuse.operations import BenchFSOperations
 from benchfs_fuse.options import MountOptions
 from benchfs_fuse.tuning import raise_kernel_limits
+from benchfs_fuse.ways import Front, MountError, Way, mount
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +38,6 @@ _CLOCK_REALTIME_COARSE = 5
 """From linux/time.h; the module ``time`` has no name for it."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-class MountError(BenchFSError):
-    """The mount could not be made."""
 
 
 class Interrupted(BenchFSError):
@@ -105,7 +101,7 @@ def check_mount_point(source: Path, mount_point: Path, *, memory: bool) -> None:
         raise MountError(f"{mount_point}: {entry.source} is mounted there already: unmount it first")
 
 
-def describe(request: Request, volume: Volume) -> str:
+def describe(request: Request, volume: Volume, way: Way) -> str:
     """The line that tells a user what was mounted."""
     options = request.options.volume
     chunk = volume.superblock.chunk_size
@@ -113,6 +109,9 @@ def describe(request: Request, volume: Volume) -> str:
     parts = [f"chunks of {size}", f"store {volume.store.value}", f"sync={options.sync.value}"]
     if volume.store_note:
         parts[1] += f" ({volume.store_note})"
+    parts.append(f"plane={way.plane.value}")
+    if way.note:
+        parts[-1] += f" ({way.note})"
     if options.acl:
         parts.append("acl")
     if options.read_only:
@@ -143,16 +142,17 @@ async def serve(request: Request, ready: Callable[[str], None]) -> None:
     async with open_volume(source, options.volume, options.format, clocks=clocks) as volume:
         operations = BenchFSOperations(volume.filesystem, writeback_cache=writeback_cache, acl=options.volume.acl)
         with trio.open_signal_receiver(*_SIGNALS) as signals:
-            close = await _init_unless_told(operations, request, signals)
+            front = Front(volume.filesystem, operations, volume.ring, clocks.now_ns)
+            way = await _mount_unless_told(front, request, signals)
             try:
-                await _session(request, volume, operations, ready, progress, signals)
+                await _session(request, volume, way, operations, ready, progress, signals)
             except BaseException:
                 # Once in use, it is not unmounted: programs on it must see that it is dead, not an empty directory.
-                close(not progress.in_use)
+                way.close(not progress.in_use)
                 if not progress.in_use:
                     progress.unregister()
                 raise
-            close(True)
+            way.close(True)
         log.info("requests: %s", json.dumps(operations.requests, sort_keys=True))
     progress.unregister()
     log.info("%s: unmounted, everything is on disk", request.mount_point)
@@ -169,6 +169,7 @@ def _kernel_time_ns() -> int:
 async def _session(
     request: Request,
     volume: Volume,
+    way: Way,
     operations: BenchFSOperations,
     ready: Callable[[str], None],
     progress: _Progress,
@@ -192,17 +193,17 @@ async def _session(
             await nursery.start(serve_control, mounts.control_socket(progress.registration), {"status": status})
         if volume.lock is not None:
             volume.lock.serving(str(request.mount_point))
-        line = describe(request, volume)
+        line = describe(request, volume, way)
         log.info(line)
         try:
             ready(line)
             progress.in_use = True
         except BrokenPipeError:
             log.warning("%s: whoever asked for the mount no longer waits for it: ending", request.mount_point)
-            await _unmount(request.mount_point)
+            await _unmount(request.mount_point, way)
 
     async def until_unmounted(nursery: trio.Nursery) -> None:
-        await pyfuse3.main()
+        await way.run()
         nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
@@ -210,10 +211,10 @@ async def _session(
         await announce(nursery)
         async for number in signals:
             log.info("%s: ending", signal.Signals(number).name)
-            await _unmount(request.mount_point)
+            await _unmount(request.mount_point, way)
 
 
-async def _unmount(mount_point: Path) -> None:
+async def _unmount(mount_point: Path, way: Way) -> None:
     """Unmount, so that the kernel hands over what it holds; while files are open there, detach after it has."""
     reason = await trio.to_thread.run_sync(mounts.unmount, mount_point)
     if reason is None:
@@ -223,7 +224,7 @@ async def _unmount(mount_point: Path) -> None:
     reason = await trio.to_thread.run_sync(lambda: mounts.unmount(mount_point, lazy=True))
     if reason is not None:
         log.error("%s: %s", mount_point, reason)
-    pyfuse3.terminate()
+    way.stop()
 
 
 def _write_back(mount_point: Path) -> None:
@@ -238,16 +239,14 @@ def _write_back(mount_point: Path) -> None:
         log.error("%s: writing back what the kernel holds: %s", mount_point, error)
 
 
-async def _init_unless_told(
-    operations: BenchFSOperations, request: Request, signals: AsyncIterator[int]
-) -> Callable[[bool], None]:
-    """Mount, as ``_init`` does; a signal that says to end ends that, too, and leaves nothing mounted.
+async def _mount_unless_told(front: Front, request: Request, signals: AsyncIterator[int]) -> Way:
+    """Mount, as ``ways.mount`` does; a signal that says to end ends that, too, and leaves nothing mounted.
 
     Raises:
         Interrupted: a signal came first.
         MountError: it could not be mounted.
     """
-    close: Callable[[bool], None] | None = None
+    way: Way | None = None
     failure: MountError | None = None
     told: list[str] = []
 
@@ -258,38 +257,17 @@ async def _init_unless_told(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listen, nursery.cancel_scope)
         try:
-            close = await _init(operations, request)
+            way = await mount(front, request.mount_point, request.options, _mount_words(request))
         except MountError as error:
             failure = error  # kept out of the nursery, which would wrap it in a group
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
-    if told or close is None:
-        if close is not None:
-            close(True)
+    if told or way is None:
+        if way is not None:
+            way.close(True)
         raise Interrupted(f"{request.mount_point}: {told[0]} while mounting: nothing is mounted")
-    return close
-
-
-async def _init(operations: BenchFSOperations, request: Request) -> Callable[[bool], None]:
-    """Mount; return what ends the session, told whether to unmount as well.
-
-    With ACLs the umask must be ours to apply, or not, which takes a session of our own making.
-    """
-    words = _mount_words(request)
-    try:
-        if request.options.volume.acl:
-            descriptor = await session.init_with_flags(operations, request.mount_point, words, session.DONT_MASK)
-            return lambda unmount: session.close(descriptor, request.mount_point, unmount=unmount)
-        pyfuse3.init(operations, str(request.mount_point), words)
-    except (RuntimeError, session.SessionError) as error:
-        raise _refused(request.mount_point, error) from error
-    return lambda unmount: pyfuse3.close(unmount=unmount)
-
-
-def _refused(mount_point: Path, error: Exception) -> MountError:
-    hint = "" if os.path.exists("/dev/fuse") else " (there is no /dev/fuse here: load the kernel module fuse)"
-    return MountError(f"{mount_point}: cannot mount: {error}{hint}")
+    return way
 
 
 def _mount_words(request: Request) -> set[str]:

@@ -19,6 +19,15 @@ from benchfs_core.types import AtimeMode, StoreKind, SyncMode
 
 E = TypeVar("E", bound=enum.Enum)
 
+
+class PlaneKind(enum.Enum):
+    """How requests come and go."""
+
+    AUTO = "auto"
+    RING = "ring"
+    PYFUSE3 = "pyfuse3"
+
+
 KERNEL_FLAGS = ("nosuid", "suid", "nodev", "dev", "noexec", "exec")
 """Options that the kernel itself enforces on the mount."""
 
@@ -62,6 +71,8 @@ class MountOptions:
     """None: root's mounts are for everybody, others for their owner."""
     fsname: str | None = None
     """What mount(8) and df(1) show as the source; None: the directory."""
+    plane: PlaneKind = PlaneKind.AUTO
+    """How requests come and go."""
     log: str | None = None
     """``stderr``, ``syslog`` or a file; None: stderr in the foreground, else ``benchfs.log`` in the volume."""
     kernel_flags: tuple[str, ...] = ()
@@ -87,6 +98,7 @@ OPTIONS = (
     Option("acl", "", "off", "POSIX ACLs (noacl: refuse them); needs fusermount3"),
     Option("fsname", "NAME", "SOURCE", "the source that mount(8) and df(1) show"),
     Option("commit", "SECONDS", "1", "time between commits of metadata that nobody asked to be flushed"),
+    Option("plane", "auto|ring|pyfuse3", "auto", "how requests come: through the ring, if that works, or pyfuse3"),
     Option("queue_depth", "N", "128", "most chunk requests under way at once"),
     Option("max_handles", "N", "1024", "most chunk files open at once"),
     Option("log", "stderr|syslog|FILE", "SOURCE/benchfs.log", "where messages go (foreground: stderr)"),
@@ -145,6 +157,7 @@ class _Draft:
             "sync": lambda text: self._set("sync", _choice("sync", SyncMode, text)),
             "store": lambda text: self._set("store", _choice("store", StoreKind, text)),
             "chunk_size": lambda text: self._mount.update(format=FormatOptions(parse_size(text))),
+            "plane": lambda text: self._mount.update(plane=_choice("plane", PlaneKind, text)),
             "fsname": lambda text: self._mount.update(fsname=_text("fsname", text)),
             "log": lambda text: self._mount.update(log=_text("log", text)),
             "commit": lambda text: self._set("commit_interval_s", _number("commit", text)),

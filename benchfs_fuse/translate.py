@@ -13,7 +13,8 @@ import os
 import pyfuse3
 
 from benchfs_core import errors
-from benchfs_core.types import AttributeChange, Attributes, Credentials
+from benchfs_core.types import AttributeChange, Attributes
+from benchfs_fuse.requests import Caller
 
 log = logging.getLogger(__name__)
 
@@ -109,9 +110,9 @@ def to_change(attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> A
     )
 
 
-def to_credentials(ctx: pyfuse3.RequestContext) -> Credentials:
-    """Who asks. The kernel may have applied the umask already; once more changes nothing."""
-    return Credentials(ctx.uid, ctx.gid, ctx.umask)
+def to_caller(ctx: pyfuse3.RequestContext) -> Caller:
+    """Who asks."""
+    return Caller(ctx.uid, ctx.gid, ctx.pid, ctx.umask)
 
 
 def to_statvfs(below: os.statvfs_result, name_max: int) -> pyfuse3.StatvfsData:

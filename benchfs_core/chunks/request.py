@@ -1,18 +1,18 @@
 """``Request``: one entry of the ring, from the call that made it to its completion; ``Background``: a task of the ring.
 
-Imports trio and ``uring``'s protocol; used by ``ring`` alone. Invariant: a request refers to its buffer until it is
-complete.
+Imports trio and ``uring``'s protocol; used by ``ring``, and by who drives it (``ring.Ring.turn``). Invariant: a request
+refers to its buffer until it is complete.
 """
 
 from __future__ import annotations
 
 import enum
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 
 import trio
 
-from benchfs_core.chunks.uring import Plain, RingDriver
+from benchfs_core.chunks.uring import Plain, RingDriver, Vectors
 
 
 class Verb(enum.Enum):
@@ -24,7 +24,11 @@ class Verb(enum.Enum):
 
 
 class Request:
-    """One read, write or flush; ``user_data`` is 0 until it is in the submission queue."""
+    """One read, write or flush; ``user_data`` is 0 until it is in the submission queue.
+
+    Its caller is a trio task, or, where there is none, a coroutine that awaits the request itself and is resumed by
+    ``on_done``: see ``ring.Ring.turn``.
+    """
 
     __slots__ = (
         "buffer",
@@ -32,6 +36,7 @@ class Request:
         "flags",
         "error",
         "offset",
+        "on_done",
         "raise_cancel",
         "result",
         "task",
@@ -40,7 +45,7 @@ class Request:
     )
 
     def __init__(
-        self, verb: Verb, descriptor: int, offset: int, buffer: Plain, flags: int, task: trio.lowlevel.Task
+        self, verb: Verb, descriptor: int, offset: int, buffer: Plain, flags: int, task: trio.lowlevel.Task | None
     ) -> None:
         """``flags`` are a write's rw_flags; for a flush, 1 means data only."""
         self.verb = verb
@@ -49,10 +54,15 @@ class Request:
         self.buffer = buffer
         self.flags = flags
         self.task = task
+        self.on_done: Callable[[], None] | None = None
         self.user_data = 0
         self.result = 0
         self.error: Exception | None = None
         self.raise_cancel: Callable[[], None] | None = None
+
+    def __await__(self) -> Generator[Request, None, None]:
+        """Wait without a task: whoever drives the coroutine is handed the request, and resumes it once it is done."""
+        yield self
 
     def prepare(self, driver: RingDriver, user_data: int) -> bool:
         """Put it into the submission queue; False where that is full."""
@@ -67,12 +77,19 @@ class Request:
     def complete(self, result: int) -> None:
         """Resume the caller with the kernel's result."""
         self.result = result
-        trio.lowlevel.reschedule(self.task)
+        self._resume()
 
     def fail(self, error: Exception) -> None:
         """Resume the caller of a request that the kernel has not seen."""
         self.error = error
-        trio.lowlevel.reschedule(self.task)
+        self._resume()
+
+    def _resume(self) -> None:
+        if self.task is not None:
+            trio.lowlevel.reschedule(self.task)
+        else:
+            assert self.on_done is not None
+            self.on_done()
 
     def settle(self) -> int:
         """In the caller, once resumed: the result, or a negative errno.
@@ -86,6 +103,36 @@ class Request:
         if self.result == -errno.ECANCELED and self.raise_cancel is not None:
             self.raise_cancel()
         return self.result
+
+
+class Posted:
+    """One vectored read or write that nobody awaits: ``on_done`` is told its result, a negative errno included.
+
+    May be posted again once it is done.
+    """
+
+    __slots__ = ("_descriptor", "_on_done", "_vectors", "_writes", "user_data")
+
+    def __init__(self, descriptor: int, vectors: Vectors, on_done: Callable[[int], None], *, writes: bool) -> None:
+        """Read into ``vectors``, or write from them, at no particular offset."""
+        self._descriptor = descriptor
+        self._vectors = vectors
+        self._on_done = on_done
+        self._writes = writes
+        self.user_data = 0
+
+    def prepare(self, driver: RingDriver, user_data: int) -> bool:
+        """Put it into the submission queue; False where that is full."""
+        return driver.prepare_vectors(user_data, self._descriptor, self._vectors, self._writes)
+
+    def complete(self, result: int) -> None:
+        """Tell the result."""
+        self.user_data = 0
+        self._on_done(result)
+
+    def fail(self, _: Exception) -> None:
+        """It never reached the kernel, nor would it if posted again."""
+        self.complete(-errno.EIO)
 
 
 class Background:

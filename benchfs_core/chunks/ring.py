@@ -1,12 +1,17 @@
 """``Ring``: the io_uring reactor on trio. Reads, writes and flushes of descriptors, each awaited by its caller.
 
-Imports trio, ``uring`` and ``gate``; knows nothing of files, paths or chunks.
+Imports trio, ``request_queue``, ``uring`` and ``gate``; knows nothing of files, paths or chunks.
 
 Two tasks serve every request. The *submitter* is parked until the first request of a turn of the event loop wakes it;
 by the time it runs, every task of that turn has queued its requests, and all go to the kernel in one
 io_uring_enter(2). It takes at once what completed during that call (reads in the page cache do). The *reaper* waits
 for the ring's descriptor to become readable while something is in flight. Neither polls nor uses a timer: an idle
 ring makes no system call.
+
+Or one task *drives* the ring (``drive``), as a front end does whose own requests come and go through it: it submits
+and reaps by ``pump`` whenever it has a turn, and waits for the descriptor itself. In its ``turn`` it may run coroutines
+of its own, without tasks: where such a one reads or writes here it is handed the ``Request``, and resumes the coroutine
+when that is done. ``post`` is for what nobody awaits.
 
 Invariants:
 - at most ``queue_depth`` requests are in flight; the rest wait, first in, first out;
@@ -18,27 +23,23 @@ Invariants:
 from __future__ import annotations
 
 import errno
-import logging
 import os
-from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
 import trio
 
 from benchfs_core.chunks.gate import Gate
-from benchfs_core.chunks.request import Background, Request, Verb
+from benchfs_core.chunks.request import Background, Posted, Request, Verb
+from benchfs_core.chunks.request_queue import MAX_TRIES, RequestQueue
 from benchfs_core.chunks.uring import Plain, RingDriver, UringDriver
 from benchfs_core.types import Buffer
 
-MAX_TRIES = 16
-"""How often one request, or one submission, is tried while the kernel answers with a passing error."""
+POSTED_ROOM = 256
+"""Entries of the submission queue for what is posted."""
 
 _PASSING = frozenset({-errno.EINTR, -errno.EAGAIN, -errno.ENOMEM})
-_ENTER_AGAIN = frozenset({-errno.EINTR, -errno.EAGAIN, -errno.EBUSY})
-
-_log = logging.getLogger(__name__)
 
 
 class Ring:
@@ -46,21 +47,11 @@ class Ring:
 
     def __init__(self, queue_depth: int, driver: RingDriver) -> None:
         """Use ``Ring.open``; this alone starts no tasks."""
-        assert queue_depth > 0
-        self._depth = queue_depth
+        self._queue = RequestQueue(queue_depth, driver)
         self._driver = driver
         self._gate = Gate("ring")
-        self._pending: deque[Request] = deque()
-        """Waiting for a place in the kernel's queue."""
-        self._flying: dict[int, Request] = {}
-        """By ``user_data``: in the kernel, or in ``_prepared``."""
-        self._cancels: deque[int] = deque()
-        """``user_data`` of those in flight whose caller was cancelled."""
-        self._prepared: deque[int] = deque()
-        """Entries in the submission queue that the kernel has not taken yet, in order; 0 for a cancellation."""
-        self._last_user_data = 0
-        self._failed_enters = 0
-        self._broken: OSError | None = None
+        self._is_driven = False
+        self._in_turn = False
         self._submitter: trio.lowlevel.Task | None = None
         self._reaper: trio.lowlevel.Task | None = None
         self._loops = (Background(self._submit_forever), Background(self._reap_forever))
@@ -72,12 +63,13 @@ class Ring:
 
         Args:
             queue_depth: most requests in flight.
-            driver: the kernel's queues, with room for ``2 * queue_depth`` entries; made where None. The ring closes it.
+            driver: the kernel's queues, with room for ``2 * queue_depth`` entries and what is posted; made where None.
+                The ring closes it.
 
         Raises:
             OSError: io_uring is not to be had; ``uring.io_uring_available`` says why.
         """
-        ring = cls(queue_depth, UringDriver(2 * queue_depth) if driver is None else driver)
+        ring = cls(queue_depth, UringDriver(2 * queue_depth + POSTED_ROOM) if driver is None else driver)
         failure: BaseException | None = None
         async with trio.open_nursery() as nursery:
             for loop in ring._loops:
@@ -93,12 +85,12 @@ class Ring:
     @property
     def in_flight(self) -> int:
         """Requests handed to the kernel and not complete."""
-        return len(self._flying)
+        return len(self._queue.flying)
 
     @property
     def waiting(self) -> int:
         """Requests that wait for a place."""
-        return len(self._pending)
+        return len(self._queue.pending)
 
     @property
     def enter_count(self) -> int:
@@ -168,6 +160,57 @@ class Ring:
         finally:
             self._gate.leave()
 
+    # For the one task that drives the ring
+
+    def drive(self) -> None:
+        """From now on the caller's tasks reap, one at a time, by ``pump`` and ``wait_ready``."""
+        assert not self._is_driven
+        self._is_driven = True
+        trio.lowlevel.notify_closing(self._driver.ring_descriptor)  # the reaper stops waiting for it
+
+    def stop_driving(self) -> None:
+        """From now on the ring's own tasks reap again."""
+        self._is_driven = False
+        self._wake_submitter()
+        self._wake_reaper()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """A stretch without checkpoints, at whose end the driving task pumps, or another of its tasks in its place.
+
+        A read or write that is begun in it must be awaited by a coroutine which the driving task itself resumes: it is
+        handed the ``Request``, sets its ``on_done``, and resumes the coroutine when that is called.
+        """
+        self._in_turn = True
+        try:
+            yield
+        finally:
+            self._in_turn = False
+            if self._queue.can_submit:
+                self._wake_submitter()
+
+    def post(self, posted: Posted) -> None:
+        """Queue what nobody awaits; it goes to the kernel with everything else. Not a checkpoint."""
+        self._queue.post(posted)
+        self._wake_submitter()
+
+    def cancel(self, posted: Posted) -> None:
+        """Have the kernel give up what was posted, if it still has it; its ``on_done`` is called in any case."""
+        if posted.user_data:
+            self._queue.cancels.append(posted.user_data)
+            self._wake_submitter()
+
+    def pump(self) -> None:
+        """Submit what is queued and take what is complete. Not a checkpoint."""
+        if self._queue.can_submit and self._queue.broken is None:
+            self._queue.prepare()
+            self._queue.submit()
+        self._reap()
+
+    async def wait_ready(self) -> None:
+        """Wait until there are completions to take. A checkpoint."""
+        await trio.lowlevel.wait_readable(self._driver.ring_descriptor)
+
     async def aclose(self) -> None:
         """Refuse new requests, let those under way end, then free the ring. Cannot be cancelled; may be repeated."""
         if self._gate.closed:
@@ -184,12 +227,17 @@ class Ring:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         result = 0
         for _ in range(MAX_TRIES):
-            if self._broken is not None:
-                raise OSError(self._broken.errno, self._broken.strerror)
-            request = Request(verb, descriptor, offset, buffer, flags, trio.lowlevel.current_task())
-            self._pending.append(request)
-            self._wake_submitter()
-            await trio.lowlevel.wait_task_rescheduled(partial(self._abort, request))
+            if self._queue.broken is not None:
+                raise OSError(self._queue.broken.errno, self._queue.broken.strerror)
+            if self._in_turn and verb is not Verb.FSYNC:
+                request = Request(verb, descriptor, offset, buffer, flags, None)
+                self._queue.pending.append(request)
+                await request
+            else:
+                request = Request(verb, descriptor, offset, buffer, flags, trio.lowlevel.current_task())
+                self._queue.pending.append(request)
+                self._wake_submitter()
+                await trio.lowlevel.wait_task_rescheduled(partial(self._abort, request))
             result = request.settle()
             if result >= 0:
                 return result
@@ -201,11 +249,11 @@ class Ring:
     def _abort(self, request: Request, raise_cancel: Callable[[], None]) -> trio.lowlevel.Abort:
         """Trio cancels the caller of ``request``."""
         if not request.user_data:
-            self._pending.remove(request)
+            self._queue.pending.remove(request)
             return trio.lowlevel.Abort.SUCCEEDED
         # The kernel still has the buffer: the caller stays until the completion, which this hurries along.
         request.raise_cancel = raise_cancel
-        self._cancels.append(request.user_data)
+        self._queue.cancels.append(request.user_data)
         self._wake_submitter()
         return trio.lowlevel.Abort.FAILED
 
@@ -213,82 +261,32 @@ class Ring:
 
     def _wake_submitter(self) -> None:
         task = self._submitter
-        if task is not None:
+        if task is not None and not self._in_turn:
             self._submitter = None
             trio.lowlevel.reschedule(task)
 
-    def _can_submit(self) -> bool:
-        return bool(self._prepared or self._cancels or (self._pending and len(self._flying) < self._depth))
-
     async def _submit_forever(self) -> None:
         while True:
-            while self._can_submit() and self._broken is None:
-                self._prepare()
-                may_retry = self._submit()
-                self._reap()
-                if not may_retry or not self._can_submit():
+            while self._queue.can_submit and self._queue.broken is None:
+                self._queue.prepare()
+                may_retry = self._queue.submit()
+                if not self._is_driven:
+                    self._reap()
+                if not may_retry or not self._queue.can_submit:
                     break
                 await trio.lowlevel.checkpoint()
             self._submitter = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abort_loop)
 
-    def _prepare(self) -> None:
-        """Move as many requests as may fly into the submission queue."""
-        while self._cancels and self._driver.prepare_cancel(self._cancels[0]):
-            self._cancels.popleft()
-            self._prepared.append(0)
-        while self._pending and len(self._flying) < self._depth:
-            request = self._pending[0]
-            user_data = self._last_user_data + 1
-            try:
-                if not request.prepare(self._driver, user_data):
-                    break
-            except Exception as error:  # a bad buffer is its caller's failure, not the ring's
-                self._pending.popleft()
-                request.fail(error)
-                continue
-            self._pending.popleft()
-            self._last_user_data = request.user_data = user_data
-            self._flying[user_data] = request
-            self._prepared.append(user_data)
-
-    def _submit(self) -> bool:
-        """Enter the kernel once; whether a next turn may try to submit more, without waiting for a completion."""
-        if not self._prepared:
-            return True
-        taken = self._driver.submit()
-        if taken > 0:
-            self._failed_enters = 0
-            for _ in range(taken):
-                self._prepared.popleft()
-            return True
-        self._failed_enters += 1
-        unseen = sum(1 for user_data in self._prepared if user_data)
-        if taken in _ENTER_AGAIN or taken == 0:
-            if len(self._flying) > unseen and taken != -errno.EINTR:
-                return False  # a completion will free what the kernel lacks, and wake the submitter
-            if self._failed_enters < MAX_TRIES:
-                return True
-        self._break(OSError(-taken or errno.EIO, os.strerror(-taken or errno.EIO)))
-        return False
-
-    def _break(self, error: OSError) -> None:
-        """Submitting fails for good: fail what the kernel has not seen. It is never entered again, so it never will."""
-        _log.error("io_uring_enter failed, the ring is given up: %s", error)
-        self._broken = error
-        unseen = [self._flying.pop(user_data) for user_data in self._prepared if user_data]
-        self._prepared.clear()
-        self._cancels.clear()
-        for request in (*unseen, *self._pending):
-            request.fail(OSError(error.errno, error.strerror))
-        self._pending.clear()
-
     # Reaping
 
     async def _reap_forever(self) -> None:
         while True:
-            if self._flying:
-                await trio.lowlevel.wait_readable(self._driver.ring_descriptor)
+            if self._queue.flying and not self._is_driven:
+                try:
+                    await self.wait_ready()
+                except trio.ClosedResourceError:
+                    continue  # somebody drives the ring now
                 self._reap()
             else:
                 self._reaper = trio.lowlevel.current_task()
@@ -296,18 +294,14 @@ class Ring:
 
     def _reap(self) -> None:
         """Give every completion that is ready to its caller, then wake whichever task has something to do."""
-        for user_data, result in self._driver.reap():
-            request = self._flying.pop(user_data, None)
-            if request is None:
-                _log.error("io_uring completed a request that nobody made: %d", user_data)
-                continue
-            try:
-                request.complete(result)
-            except Exception:  # whatever is wrong with this one, the others wait for theirs
-                _log.exception("a completed io_uring request could not be handed over")
-        if self._can_submit():
+        self._queue.reap()
+        if self._queue.can_submit:
             self._wake_submitter()
-        if self._flying and self._reaper is not None:
+        if self._queue.flying:
+            self._wake_reaper()
+
+    def _wake_reaper(self) -> None:
+        if self._reaper is not None and not self._is_driven:
             task, self._reaper = self._reaper, None
             trio.lowlevel.reschedule(task)
 

@@ -54,6 +54,11 @@ class RingIO:
                 await io.aclose()
 
     @property
+    def ring(self) -> Ring:
+        """The ring in use."""
+        return self._ring
+
+    @property
     def enter_count(self) -> int:
         """How often io_uring_enter(2) was called to submit."""
         return self._ring.enter_count

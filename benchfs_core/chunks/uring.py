@@ -28,6 +28,27 @@ else:
 Plain: TypeAlias = bytes | bytearray
 """Buffers that the package takes without leaking them."""
 
+
+class Vectors:
+    """Buffers in a row for one vectored read or write, made once and used as often as one likes."""
+
+    __slots__ = ("buffers", "iovec", "length")
+
+    def __init__(self, *buffers: Plain) -> None:
+        """The buffers are not resized for as long as this exists; only bytearrays are read into.
+
+        Raises:
+            TypeError: a buffer is neither bytes nor bytearray.
+        """
+        for buffer in buffers:
+            if not isinstance(buffer, bytes | bytearray):
+                raise TypeError(f"no vector over a {type(buffer).__name__}")
+        self.buffers = buffers
+        self.length = sum(map(len, buffers))
+        """Bytes in all."""
+        self.iovec: Any = _liburing.Iovec(list(buffers))
+
+
 _DISABLED_PATH = "/proc/sys/kernel/io_uring_disabled"
 _NOBODY = 0
 """``user_data`` of a cancellation: no caller waits for its completion. Requests count from 1."""
@@ -61,6 +82,10 @@ class RingDriver(Protocol):
 
     def prepare_fsync(self, user_data: int, descriptor: int, datasync: bool) -> bool:
         """Queue fdatasync(2) or fsync(2)."""
+        ...
+
+    def prepare_vectors(self, user_data: int, descriptor: int, vectors: Vectors, writes: bool) -> bool:
+        """Queue readv(2) or writev(2); the caller keeps ``vectors`` until the completion."""
         ...
 
     def prepare_cancel(self, target: int) -> bool:
@@ -162,6 +187,15 @@ class UringDriver:
         if sqe is None:
             return False
         self._api.io_uring_prep_fsync(sqe, descriptor, self._api.IORING_FSYNC_DATASYNC if datasync else 0)
+        sqe.user_data = user_data
+        return True
+
+    def prepare_vectors(self, user_data: int, descriptor: int, vectors: Vectors, writes: bool) -> bool:
+        """Queue a vectored read or write; see ``RingDriver``."""
+        sqe = self._get_sqe(self._ring)
+        if sqe is None:
+            return False
+        (self._prep_writev if writes else self._prep_readv)(sqe, descriptor, vectors.iovec, 0, 0)
         sqe.user_data = user_data
         return True
 

@@ -15,11 +15,16 @@ import pytest
 from tests.conformance.world import Place, Rules, World
 from tests.support.mounting import run, volumes_in
 
+THROUGH_PYFUSE3 = ("test_access", "test_directories", "test_ownership", "test_rename", "test_xattrs")
+
 _numbers = itertools.count(1)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test for each row."""
+    """One test for each row, in each place; some modules through pyfuse3 as well, by which not all can be done."""
+    if "place" in metafunc.fixturenames:
+        more = ["pyfuse3"] if metafunc.module.__name__.rpartition(".")[2] in THROUGH_PYFUSE3 else []
+        metafunc.parametrize("place", ["ext4", "write", "fsync", *more], indirect=True, scope="session")
     if "rule" in metafunc.fixturenames:
         rules: Rules = metafunc.module.rules
         metafunc.parametrize("rule", rules, ids=[rule.name.replace(" ", "-") for rule in rules])
@@ -58,7 +63,7 @@ def _type_of(directory: Path) -> str:
     ).stdout.strip()
 
 
-@pytest.fixture(scope="session", params=["ext4", "write", "fsync"])
+@pytest.fixture(scope="session")
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """Where rows act."""
     directory = tmp_path_factory.mktemp(f"conformance-{request.param}")
@@ -67,7 +72,8 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             yield native
     else:
         with volumes_in(directory) as volumes:
-            volume = volumes.make(f"sync={request.param}", options="chunk_size=64K")
+            way = "plane=pyfuse3,sync=write" if request.param == "pyfuse3" else f"sync={request.param}"
+            volume = volumes.make(way, options="chunk_size=64K")
             yield Place(volume.directory, volume)
 
 

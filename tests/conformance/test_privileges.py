@@ -207,7 +207,7 @@ def _setgid_without_execution(change: Callable[[], object], after: int, world: W
 
 _SINCE_6_2 = 0o666 if KERNEL >= (6, 2) else 0o2666
 
-for _name in ("truncate", "ftruncate", "open with O_TRUNC"):
+for _name in ("write", "write with O_APPEND", "truncate", "ftruncate", "open with O_TRUNC"):
     rules.add(
         f"setgid without execution goes by {_name} from outside the group",
         "Linux 6.2 setattr_should_drop_sgid; before that it is kept",
@@ -215,12 +215,3 @@ for _name in ("truncate", "ftruncate", "open with O_TRUNC"):
         differs="" if KERNEL >= (6, 2) else "BenchFS does as newer kernels do",
         benchfs=None if KERNEL >= (6, 2) else partial(_setgid_without_execution, CHANGES[_name], 0o666),
     )
-
-
-rules.add(
-    "setgid without execution goes when somebody outside the group writes",
-    "Linux 6.2 setattr_should_drop_sgid; before that it is kept",
-    partial(_setgid_without_execution, _write, _SINCE_6_2),
-    differs="the kernel tells a FUSE filesystem to clear setgid only where the group may execute (linux/fuse.h)",
-    benchfs=partial(_setgid_without_execution, _write, 0o2666),
-)

@@ -95,7 +95,7 @@ def test_an_empty_directory_is_formatted_and_mounted_and_one_line_says_so(volume
     volume.note_daemon()
     assert done.stderr == ""
     assert done.stdout == (
-        f"{volume.source} on {volume.directory}: chunks of 1 MiB, store file, sync=fsync; "
+        f"{volume.source} on {volume.directory}: chunks of 1 MiB, store file, sync=fsync, plane=ring; "
         f"unmount with: benchfs umount {volume.directory}\n"
     )
     assert (volume.source / SUPERBLOCK).exists()

@@ -12,7 +12,6 @@ import ctypes
 import errno
 import mmap
 import os
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +24,6 @@ from tests.support.mounting import (
     Volumes,
     is_mounted,
     volumes_in,
-    wait_for_end,
     wait_until,
 )
 
@@ -440,8 +438,7 @@ def test_open_chunk_files_stay_under_the_limit(volumes: Volumes, store: str) -> 
 def test_a_killed_daemon_leaves_a_mount_that_says_so_and_no_empty_directory(volumes: Volumes) -> None:
     volume = volumes.make()
     (volume.directory / "file").write_text("content")
-    os.kill(volume.pid, signal.SIGKILL)
-    wait_for_end(volume.pid)
+    volume.kill()
     raises_errno(errno.ENOTCONN, lambda: os.listdir(volume.directory))
     assert is_mounted(volume.directory)
     volume.mount()

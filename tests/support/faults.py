@@ -18,7 +18,7 @@ from typing import TypeVar
 import trio
 
 from benchfs_core.chunks.io import ChunkIO
-from benchfs_core.chunks.uring import Plain, RingDriver
+from benchfs_core.chunks.uring import Plain, RingDriver, Vectors
 from benchfs_core.types import Buffer
 
 T = TypeVar("T")
@@ -128,8 +128,9 @@ def _shorten(length: int, rule: Rule | None) -> int:
 
 
 class FaultyDriver:
-    """A ``RingDriver`` whose completions fail by plan: operations ``read``, ``write``, ``fsync`` and ``submit``.
+    """A ``RingDriver`` whose completions fail by plan.
 
+    Operations ``read``, ``write``, ``fsync``, ``vectors`` (with ``error`` only) and ``submit``.
     It cannot wait: a rule's ``delay`` has no effect here, nor its ``after``.
     """
 
@@ -179,6 +180,10 @@ class FaultyDriver:
     def prepare_fsync(self, user_data: int, descriptor: int, datasync: bool) -> bool:
         rule = self._fault("fsync", user_data)
         return rule is not None or self._inner.prepare_fsync(user_data, descriptor, datasync)
+
+    def prepare_vectors(self, user_data: int, descriptor: int, vectors: Vectors, writes: bool) -> bool:
+        rule = self._fault("vectors", user_data)
+        return rule is not None or self._inner.prepare_vectors(user_data, descriptor, vectors, writes)
 
     def prepare_cancel(self, target: int) -> bool:
         self.cancelled.append(target)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -153,6 +154,15 @@ class MountedVolume:
         """kill -9; on return the daemon is gone and its mount is dead."""
         os.kill(self.pid, signal.SIGKILL)
         wait_for_end(self.pid)
+        wait_until(self._is_dead, "the killed daemon's mount is dead")  # its ring is freed a moment after its end
+
+    def _is_dead(self) -> bool:
+        try:
+            self.directory.stat()
+            os.listdir(self.directory)
+        except OSError as error:
+            return error.errno == errno.ENOTCONN
+        return False
 
     def fsck(self) -> None:
         """The volume, which is not mounted, must be without findings."""

@@ -12,7 +12,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from benchfs_core.chunks.ring import MAX_TRIES, Ring
+from benchfs_core.chunks.request_queue import MAX_TRIES
+from benchfs_core.chunks.ring import Ring
 from benchfs_core.chunks.uring import UringDriver, io_uring_available
 from tests.support.faults import FaultPlan, FaultyDriver, Rule
 

@@ -1,0 +1,221 @@
+"""``Dispatcher``: runs the handlers of requests on trio without starting a task for each.
+
+Imports trio and the core's ring; knows no protocol. Some tasks wait in a pool; one of them *leads*. In its turn the
+leader takes what the ring has completed and runs the coroutine of each arrived request itself, step by step:
+
+- it ends without waiting: the next one;
+- it waits for the ring alone (a chunk read or written): it is put aside, and resumed in a turn of the leader's when
+  that is done (``ring.Ring.turn``);
+- it waits for anything else, as for a lock or a commit: now it needs a task, so it gets this one. Another task of the
+  pool is promoted to leader, and this one sees the request through to its end, as if it had run it from the start.
+
+So that a request that must wait is an ordinary coroutine in an ordinary task, and one that need not costs neither a
+task nor a trip through the event loop. Invariants: somebody leads, always; while a coroutine is put aside, it holds no
+cancel scope and no nursery (what reads or writes a single chunk opens none); at most ``max_requests`` are under way;
+every turn ends after ``_TURN_S``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import trio
+
+from benchfs_core.chunks.request import Request
+from benchfs_core.chunks.ring import Ring
+
+T = TypeVar("T")
+Work: TypeAlias = Coroutine[Any, Any, None]
+
+_TURN_S = 0.005
+"""How long a leader may go on without giving way to other tasks."""
+
+
+class _Hosted:
+    """The rest of a coroutine that was stopped at one of trio's traps, as an awaitable."""
+
+    __slots__ = ("_trap", "_work")
+
+    def __init__(self, work: Work, trap: Any) -> None:
+        self._work = work
+        self._trap = trap
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        trap = self._trap
+        while True:
+            try:
+                sent = yield trap
+            except BaseException as error:  # trio's: handed in, as what is sent is
+                step = partial(self._work.throw, error)
+            else:
+                step = partial(self._work.send, sent)
+            try:
+                trap = step()
+            except StopIteration:
+                return
+
+
+class Dispatcher(Generic[T]):
+    """Runs one coroutine for each item of ``fresh``."""
+
+    def __init__(self, ring: Ring, begin: Callable[[T], Work | None], max_requests: int) -> None:
+        """``begin`` makes an item's coroutine, which raises nothing; None where there is nothing to run."""
+        self._ring = ring
+        self._begin = begin
+        self._max_requests = max_requests
+        self.fresh: deque[T] = deque()
+        """What has arrived and nobody has taken."""
+        self._resumable: deque[Work] = deque()
+        """Those put aside whose request of the ring is done."""
+        self._aside = 0
+        """How many are put aside, or resumable."""
+        self._followers: list[trio.lowlevel.Task] = []
+        self._led = False
+        self.under_way = 0
+        """Requests begun and not ended."""
+        self._is_finishing = False
+        self._changed = trio.lowlevel.ParkingLot()
+
+    async def run(self) -> None:
+        """Serve until cancelled; then what was put aside is seen through to its end. The ring is driven meanwhile."""
+        self._ring.drive()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._serve)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._finish()
+
+    async def drain(self) -> None:
+        """Wait until no request is under way. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        while self.under_way or self.fresh:
+            await self._changed.park()
+
+    # Tasks of the pool
+
+    async def _serve(self) -> None:
+        while True:
+            while self._led:
+                await self._follow()
+            self._led = True
+            await self._lead()
+            self._ended()
+            await self._help()
+
+    async def _follow(self) -> None:
+        task = trio.lowlevel.current_task()
+        self._followers.append(task)
+
+        def abort(_: Callable[[], None]) -> trio.lowlevel.Abort:
+            self._followers.remove(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    async def _lead(self) -> None:
+        """Lead until a request needs this task; return when that has ended."""
+        try:
+            while True:
+                stopped, rest = self._turn()
+                if stopped is not None:
+                    self._promote()
+                    break
+                if rest:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await self._ring.wait_ready()
+        except BaseException:
+            self._ring.stop_driving()  # nobody leads any more, and those who still wait for the ring must not wait
+            raise
+        await stopped
+
+    async def _help(self) -> None:
+        """Take requests that came while too many were under way: the leader may be waiting for the ring meanwhile."""
+        while self.fresh and self.under_way < self._max_requests:
+            with self._ring.turn():
+                stopped = self._take()
+            if stopped is not None:
+                await stopped
+                self._ended()
+
+    def _promote(self) -> None:
+        """Somebody else leads from now on."""
+        self._led = False
+        if self._followers:
+            trio.lowlevel.reschedule(self._followers.pop())
+        else:
+            self._nursery.start_soon(self._serve)
+
+    # The leader's turn
+
+    def _turn(self) -> tuple[_Hosted | None, bool]:
+        """Run what can be run; a request that needs this task, if one does, and whether there is more to run."""
+        ring, deadline_s = self._ring, time.monotonic() + _TURN_S
+        with ring.turn():
+            ring.pump()
+            while True:
+                while True:
+                    if self._resumable:
+                        self._aside -= 1
+                        stopped = self._step(self._resumable.popleft())
+                    elif self.fresh and self.under_way < self._max_requests:
+                        stopped = self._take()
+                    else:
+                        break
+                    if stopped is not None:
+                        return stopped, True
+                ring.pump()
+                if not self._resumable and not (self.fresh and self.under_way < self._max_requests):
+                    return None, False
+                if time.monotonic() > deadline_s:
+                    return None, True
+
+    def _take(self) -> _Hosted | None:
+        work = self._begin(self.fresh.popleft())
+        if work is None:
+            return None
+        self.under_way += 1
+        return self._step(work)
+
+    def _step(self, work: Work) -> _Hosted | None:
+        """Run until it ends or waits for the ring (None), or needs a task."""
+        try:
+            trap = work.send(None)
+        except StopIteration:
+            self._ended()
+            return None
+        if type(trap) is Request:
+            self._aside += 1
+            trap.on_done = partial(self._resume, work)
+            return None
+        return _Hosted(work, trap)
+
+    def _resume(self, work: Work) -> None:
+        self._resumable.append(work)
+        if self._is_finishing:
+            self._changed.unpark_all()
+
+    async def _finish(self) -> None:
+        """See through to its end what was put aside: without turns, so that it waits as any task does."""
+        self._is_finishing = True
+        while self._aside:
+            while not self._resumable:
+                await self._changed.park()
+            self._aside -= 1
+            work = self._resumable.popleft()
+            try:
+                trap = work.send(None)
+            except StopIteration:
+                continue
+            await _Hosted(work, trap)
+
+    def _ended(self) -> None:
+        self.under_way -= 1
+        if not self.under_way:
+            self._changed.unpark_all()

@@ -1,0 +1,387 @@
+"""One handler for each request that the plane answers: decode, one call into ``FileSystem``, encode.
+
+Imports ``protocol``, ``replies``, ``requests`` and the core; nothing of pyfuse3 and nothing of rings. Invariants: a
+handler returns the reply's body, or the parts of it; None says that none is due. What it raises becomes an errno in
+``translate``. FLUSH has no handler: nothing is due at close, and the kernel, told ENOSYS once, asks no more.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from benchfs_core.errors import EntryExists, InvalidArgument, NoSuchAttribute, NoSuchEntry
+from benchfs_core.filesystem import FileSystem
+from benchfs_core.types import MAX_NAME_BYTES, AttributeChange, Buffer, HandleId, InodeId
+from benchfs_fuse.plane import protocol, replies
+from benchfs_fuse.plane.protocol import Opcode, Request, SetattrField, fixed, names
+from benchfs_fuse.requests import Caller, Requests
+
+Reply: TypeAlias = Buffer | None
+Handler: TypeAlias = Callable[[Request], Awaitable[Reply]]
+
+_XATTR_CREATE, _XATTR_REPLACE = 1, 2
+"""Of setxattr(2)."""
+_TIME_LIMIT_NS = (1 << 63) - 1
+
+
+class Refused(Exception):
+    """A request that fails with this errno, which is none of the core's meanings."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Handlers:
+    """The handlers of one mount, by opcode, with the names under which they are counted."""
+
+    def __init__(self, filesystem: FileSystem, *, writeback_cache: bool, now_ns: Callable[[], int]) -> None:
+        """``now_ns``: the wall clock, for UTIME_NOW."""
+        self._fs = filesystem
+        self._requests = Requests(filesystem, writeback_cache=writeback_cache)
+        self._keep_times = writeback_cache
+        self._now_ns = now_ns
+        self.table: dict[int, tuple[str, Handler]] = {
+            opcode: (_COUNTED_AS.get(opcode, opcode.name.lower()), handler)
+            for opcode, handler in {
+                **self._of_names(),
+                **self._of_attributes(),
+                **self._of_files(),
+                **self._of_directories(),
+            }.items()
+        }
+
+    def _of_names(self) -> dict[Opcode, Handler]:
+        return {
+            Opcode.LOOKUP: self.lookup,
+            Opcode.FORGET: self.forget,
+            Opcode.BATCH_FORGET: self.batch_forget,
+            Opcode.READLINK: self.readlink,
+            Opcode.SYMLINK: self.symlink,
+            Opcode.MKNOD: self.mknod,
+            Opcode.MKDIR: self.mkdir,
+            Opcode.LINK: self.link,
+            Opcode.UNLINK: self.unlink,
+            Opcode.RMDIR: self.rmdir,
+            Opcode.RENAME: self.rename,
+            Opcode.RENAME2: self.rename2,
+        }
+
+    def _of_attributes(self) -> dict[Opcode, Handler]:
+        return {
+            Opcode.GETATTR: self.getattr,
+            Opcode.SETATTR: self.setattr,
+            Opcode.STATFS: self.statfs,
+            Opcode.GETXATTR: self.getxattr,
+            Opcode.SETXATTR: self.setxattr,
+            Opcode.LISTXATTR: self.listxattr,
+            Opcode.REMOVEXATTR: self.removexattr,
+        }
+
+    def _of_files(self) -> dict[Opcode, Handler]:
+        return {
+            Opcode.CREATE: self.create,
+            Opcode.OPEN: self.open,
+            Opcode.READ: self.read,
+            Opcode.WRITE: self.write,
+            Opcode.FSYNC: self.fsync,
+            Opcode.RELEASE: self.release,
+            Opcode.SYNCFS: self.syncfs,
+            Opcode.INTERRUPT: self.interrupt,
+            Opcode.DESTROY: self.destroy,
+        }
+
+    def _of_directories(self) -> dict[Opcode, Handler]:
+        return {
+            Opcode.OPENDIR: self.opendir,
+            Opcode.READDIR: self.readdir,
+            Opcode.READDIRPLUS: self.readdir,
+            Opcode.RELEASEDIR: self.releasedir,
+            Opcode.FSYNCDIR: self.fsyncdir,
+        }
+
+    # Names
+
+    async def lookup(self, request: Request) -> Reply:
+        """LOOKUP. That there is no such name is an answer, too: the kernel keeps it."""
+        (name,) = names(request.body, 0)
+        try:
+            return replies.entry_out(await self._fs.lookup(InodeId(request.inode), name))
+        except NoSuchEntry:
+            return replies.no_entry()
+
+    async def forget(self, request: Request) -> Reply:
+        """FORGET; has no answer."""
+        (count,) = fixed(protocol.FORGET_IN, request.body)
+        await self._fs.forget(InodeId(request.inode), count)
+        return None
+
+    async def batch_forget(self, request: Request) -> Reply:
+        """BATCH_FORGET; has no answer."""
+        for inode, count in protocol.forgets(request.body):
+            await self._fs.forget(InodeId(inode), count)
+        return None
+
+    async def readlink(self, request: Request) -> Reply:
+        """READLINK."""
+        return await self._fs.readlink(InodeId(request.inode))
+
+    async def symlink(self, request: Request) -> Reply:
+        """SYMLINK."""
+        name, target = names(request.body, 0, 2)
+        credentials = _caller(request).credentials
+        return replies.entry_out(await self._fs.symlink(InodeId(request.inode), name, target, credentials))
+
+    async def mknod(self, request: Request) -> Reply:
+        """MKNOD."""
+        mode, rdev, umask = fixed(protocol.MKNOD_IN, request.body)
+        (name,) = names(request.body, protocol.MKNOD_IN.size)
+        credentials = _caller(request, umask).credentials
+        return replies.entry_out(await self._fs.mknod(InodeId(request.inode), name, mode, credentials, rdev))
+
+    async def mkdir(self, request: Request) -> Reply:
+        """MKDIR."""
+        mode, umask = fixed(protocol.MKDIR_IN, request.body)
+        (name,) = names(request.body, protocol.MKDIR_IN.size)
+        credentials = _caller(request, umask).credentials
+        return replies.entry_out(await self._fs.mkdir(InodeId(request.inode), name, mode, credentials))
+
+    async def link(self, request: Request) -> Reply:
+        """LINK."""
+        (inode,) = fixed(protocol.LINK_IN, request.body)
+        (name,) = names(request.body, protocol.LINK_IN.size)
+        return replies.entry_out(await self._fs.link(InodeId(inode), InodeId(request.inode), name))
+
+    async def unlink(self, request: Request) -> Reply:
+        """UNLINK."""
+        (name,) = names(request.body, 0)
+        await self._fs.unlink(InodeId(request.inode), name)
+        return b""
+
+    async def rmdir(self, request: Request) -> Reply:
+        """RMDIR."""
+        (name,) = names(request.body, 0)
+        await self._fs.rmdir(InodeId(request.inode), name)
+        return b""
+
+    async def rename(self, request: Request) -> Reply:
+        """RENAME."""
+        (target,) = fixed(protocol.RENAME_IN, request.body)
+        return await self._rename(request, target, 0, protocol.RENAME_IN.size)
+
+    async def rename2(self, request: Request) -> Reply:
+        """RENAME2."""
+        target, flags = fixed(protocol.RENAME2_IN, request.body)
+        return await self._rename(request, target, flags, protocol.RENAME2_IN.size)
+
+    async def _rename(self, request: Request, target: int, flags: int, start: int) -> Reply:
+        old, new = names(request.body, start, 2)
+        await self._requests.rename(InodeId(request.inode), old, InodeId(target), new, flags)
+        return b""
+
+    # Attributes
+
+    async def getattr(self, request: Request) -> Reply:
+        """GETATTR."""
+        return replies.attr_out(await self._fs.getattr(InodeId(request.inode)))
+
+    async def setattr(self, request: Request) -> Reply:
+        """SETATTR. With HANDLE_KILLPRIV_V2 privileges are ours to take away.
+
+        A truncate that takes them is told as such. A change of owner takes them always, and of chown(2) with neither
+        owner nor group this is all that arrives: as it is of the kernel's own cleaning before a write.
+        """
+        values = fixed(protocol.SETATTR_IN, request.body)
+        valid, _, size, _, atime_s, mtime_s, ctime_s, atime_ns, mtime_ns, ctime_ns, mode, _, uid, gid = values
+        inode, caller, now_ns = InodeId(request.inode), _caller(request), self._now_ns()
+        change = AttributeChange(
+            ctime_ns=_nanoseconds(ctime_s, ctime_ns) if valid & SetattrField.CTIME else None,
+            mode=mode if valid & SetattrField.MODE else None,
+            uid=uid if valid & SetattrField.UID else None,
+            gid=gid if valid & SetattrField.GID else None,
+            atime_ns=_time(valid, SetattrField.ATIME, SetattrField.ATIME_NOW, atime_s, atime_ns, now_ns),
+            mtime_ns=_time(valid, SetattrField.MTIME, SetattrField.MTIME_NOW, mtime_s, mtime_ns, now_ns),
+        )
+        chowns = valid & (SetattrField.UID | SetattrField.GID) or not valid & _TELLING
+        if chowns and change.mode is None:
+            kept = await self._requests.unprivileged(inode, caller, of_any_kind=True)
+            change = change if kept is None else _with_mode(change, kept)
+        drops = bool(valid & SetattrField.KILL_SUIDGID)
+        new_size = size if valid & SetattrField.SIZE else None
+        return replies.attr_out(await self._requests.setattr(inode, change, new_size, caller, drops=drops))
+
+    async def statfs(self, request: Request) -> Reply:
+        """STATFS."""
+        below = await self._fs.statfs()
+        return replies.STATFS_OUT.pack(
+            *(below.f_blocks, below.f_bfree, below.f_bavail, below.f_files, below.f_ffree),
+            *(below.f_bsize, MAX_NAME_BYTES, below.f_frsize),
+        )
+
+    async def getxattr(self, request: Request) -> Reply:
+        """GETXATTR."""
+        (size,) = fixed(protocol.GETXATTR_IN, request.body)
+        (name,) = names(request.body, protocol.GETXATTR_IN.size)
+        return _sized(await self._fs.xattrs.get(InodeId(request.inode), name), size)
+
+    async def listxattr(self, request: Request) -> Reply:
+        """LISTXATTR."""
+        (size,) = fixed(protocol.GETXATTR_IN, request.body)
+        found = await self._requests.listxattr(InodeId(request.inode), _caller(request))
+        return _sized(b"".join(name + b"\0" for name in found), size)
+
+    async def setxattr(self, request: Request) -> Reply:
+        """SETXATTR."""
+        name, value, flags = protocol.xattr_of(request.body)
+        inode = InodeId(request.inode)
+        if flags & ~(_XATTR_CREATE | _XATTR_REPLACE):
+            raise InvalidArgument(f"setxattr with flags {flags:#x}")
+        if flags:
+            try:
+                await self._fs.xattrs.get(inode, name)
+            except NoSuchAttribute:
+                if flags & _XATTR_REPLACE:
+                    raise
+            else:
+                if flags & _XATTR_CREATE:
+                    raise EntryExists(f"{name!r} of inode {inode}")
+        await self._requests.setxattr(inode, name, value, _caller(request))
+        return b""
+
+    async def removexattr(self, request: Request) -> Reply:
+        """REMOVEXATTR."""
+        (name,) = names(request.body, 0)
+        await self._fs.xattrs.remove(InodeId(request.inode), name)
+        return b""
+
+    # Files
+
+    async def create(self, request: Request) -> Reply:
+        """CREATE."""
+        flags, mode, umask, _ = fixed(protocol.CREATE_IN, request.body)
+        (name,) = names(request.body, protocol.CREATE_IN.size)
+        caller = _caller(request, umask)
+        handle, attributes = await self._requests.create(InodeId(request.inode), name, mode, flags, caller)
+        return replies.entry_out(attributes) + replies.open_out(handle, replies.KEEP_CACHE)
+
+    async def open(self, request: Request) -> Reply:
+        """OPEN."""
+        flags, open_flags = fixed(protocol.OPEN_IN, request.body)
+        drops = bool(open_flags & protocol.OPEN_KILL_SUIDGID)
+        handle, keep = await self._requests.open(InodeId(request.inode), flags, _caller(request), drops=drops)
+        return replies.open_out(handle, replies.KEEP_CACHE if keep else 0)
+
+    async def read(self, request: Request) -> Reply:
+        """READ."""
+        handle, offset, size, *_ = fixed(protocol.READ_IN, request.body)
+        return await self._fs.read(HandleId(handle), offset, min(size, protocol.MAX_WRITE_BYTES))
+
+    async def write(self, request: Request) -> Reply:
+        """WRITE. With a write-back cache the kernel keeps the times; it may have told them before this arrives."""
+        handle, offset, size, flags, *_ = fixed(protocol.WRITE_IN, request.body)
+        if size != len(request.data):
+            raise protocol.ProtocolError(f"a write of {len(request.data)} bytes says it has {size}")
+        if flags & protocol.WRITE_KILL_SUIDGID:
+            await self._drop_privileges(request)
+        await self._fs.write(HandleId(handle), offset, request.data, keep_times=self._keep_times)
+        return replies.write_out(size)
+
+    async def _drop_privileges(self, request: Request) -> None:
+        inode = InodeId(request.inode)
+        kept = await self._requests.unprivileged(inode, _caller(request))
+        if kept is not None:
+            await self._fs.setattr(inode, AttributeChange(mode=kept))
+
+    async def fsync(self, request: Request) -> Reply:
+        """FSYNC."""
+        handle, flags = fixed(protocol.FSYNC_IN, request.body)
+        await self._fs.fsync(HandleId(handle), datasync=bool(flags & protocol.FSYNC_FDATASYNC))
+        return b""
+
+    async def release(self, request: Request) -> Reply:
+        """RELEASE: the last close."""
+        handle, *_ = fixed(protocol.RELEASE_IN, request.body)
+        await self._fs.release(HandleId(handle))
+        return b""
+
+    async def syncfs(self, request: Request) -> Reply:
+        """SYNCFS, which this kernel sends to virtiofs only."""
+        await self._fs.sync()
+        return b""
+
+    async def interrupt(self, request: Request) -> Reply:
+        """INTERRUPT: the caller got a signal. What it asked for is answered all the same, as after none."""
+        fixed(protocol.INTERRUPT_IN, request.body)
+        return None
+
+    async def destroy(self, request: Request) -> Reply:
+        """DESTROY: the last request. All that is due is done when the device says that nothing follows."""
+        return b""
+
+    # Directories
+
+    async def opendir(self, request: Request) -> Reply:
+        """OPENDIR."""
+        fixed(protocol.OPEN_IN, request.body)
+        return replies.open_out(await self._fs.opendir(InodeId(request.inode)), 0)
+
+    async def readdir(self, request: Request) -> Reply:
+        """READDIR, and READDIRPLUS: entries with their attributes, which saves the kernel a lookup each."""
+        handle, after, size, *_ = fixed(protocol.READ_IN, request.body)
+        plus = request.opcode == Opcode.READDIRPLUS
+        listing = replies.Listing(min(size, protocol.MAX_WRITE_BYTES), plus=plus)
+        for entry in await self._requests.listing(HandleId(handle), after):
+            valid_s = replies.CACHE_S if entry.is_current else 0
+            if not listing.add(entry.name, entry.attributes, entry.cookie, valid_s=valid_s):
+                break
+            if plus and entry.is_counted:
+                self._fs.remember(entry.attributes.inode)
+        return listing.encode()
+
+    async def releasedir(self, request: Request) -> Reply:
+        """RELEASEDIR."""
+        handle, *_ = fixed(protocol.RELEASE_IN, request.body)
+        await self._fs.releasedir(HandleId(handle))
+        return b""
+
+    async def fsyncdir(self, request: Request) -> Reply:
+        """FSYNCDIR."""
+        handle, _ = fixed(protocol.FSYNC_IN, request.body)
+        await self._fs.fsync_directory(HandleId(handle))
+        return b""
+
+
+_COUNTED_AS = {Opcode.BATCH_FORGET: "forget", Opcode.READDIRPLUS: "readdir", Opcode.RENAME2: "rename"}
+_TELLING = ~SetattrField.CTIME & ~SetattrField.FH & ~SetattrField.LOCKOWNER & (1 << 12) - 1
+"""Fields that say what a SETATTR is for."""
+
+
+def _caller(request: Request, umask: int = 0) -> Caller:
+    return Caller(request.uid, request.gid, request.pid, umask)
+
+
+def _with_mode(change: AttributeChange, mode: int) -> AttributeChange:
+    return AttributeChange(change.ctime_ns, mode, change.uid, change.gid, change.atime_ns, change.mtime_ns)
+
+
+def _nanoseconds(seconds: int, nanoseconds: int) -> int:
+    """Times are stored in 64 bits: 1677 to 2262."""
+    return max(-_TIME_LIMIT_NS, min(seconds * 10**9 + nanoseconds, _TIME_LIMIT_NS))
+
+
+def _time(valid: int, given: int, now: int, seconds: int, nanoseconds: int, now_ns: int) -> int | None:
+    """A time that is set: the one given, which for UTIME_NOW is the kernel's; ours where it gives none."""
+    if valid & given:
+        return _nanoseconds(seconds, nanoseconds)
+    return now_ns if valid & now else None
+
+
+def _sized(value: bytes, size: int) -> bytes:
+    """A value as GETXATTR and LISTXATTR answer it: with size 0 they ask for its length (xattr(7))."""
+    if not size:
+        return replies.xattr_size_out(len(value))
+    if len(value) > size:
+        raise Refused(errno.ERANGE)
+    return value

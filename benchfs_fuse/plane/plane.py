@@ -1,0 +1,154 @@
+"""``Plane``: one session's requests, from /dev/fuse through the handlers and back, on one ring.
+
+Imports everything else in this package and ``translate``. Invariants: every request but those that have no answer is
+answered once, with an errno where its handler fails in whatever way; what arrives malformed is answered with EIO, and
+ends nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from benchfs_core.chunks.ring import Ring
+from benchfs_fuse.plane.device import Device, Slot
+from benchfs_fuse.plane.dispatch import Dispatcher, Work
+from benchfs_fuse.plane.forward import Forwarder
+from benchfs_fuse.plane.handlers import Handler, Handlers, Refused
+from benchfs_fuse.plane.protocol import IN_HEADER, WRITE_HEAD_BYTES, Opcode, ProtocolError, Request, decode
+from benchfs_fuse.translate import to_errno
+
+log = logging.getLogger(__name__)
+
+MAX_REQUESTS = 128
+"""Most requests under way; the kernel has no more than that many in the background (``max_background``)."""
+
+_FORGETTING = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
+"""Requests without an answer, not even to failure."""
+
+
+class Plane:
+    """Serves one mount."""
+
+    def __init__(
+        self, ring: Ring, descriptor: int, pair: socket.socket, handlers: Handlers, counted: Counter[str]
+    ) -> None:
+        """Serve ``descriptor``, /dev/fuse after INIT.
+
+        Args:
+            ring: the ring of the chunk store, or one of its own; driven by the plane while it runs.
+            descriptor: non-blocking; the caller closes it.
+            pair: to pyfuse3; the caller closes it.
+            handlers: of what is answered here.
+            counted: how many requests of each kind have arrived; counted on.
+        """
+        self._handlers = handlers.table
+        self._counted = counted
+        self._dispatcher: Dispatcher[Slot] = Dispatcher(ring, self._begin, MAX_REQUESTS)
+        self._device = Device(ring, descriptor, self._dispatcher.fresh.append)
+        self._forwarder = Forwarder(self._device, pair)
+
+    @property
+    def opcodes(self) -> frozenset[int]:
+        """What is answered here."""
+        return frozenset(self._handlers)
+
+    @property
+    def ended(self) -> trio.Event:
+        """Set when no more requests will come."""
+        return self._device.ended
+
+    def stop(self) -> None:
+        """End as at unmounting."""
+        self._device.ended.set()
+
+    async def run(self, other_side: Callable[[], Awaitable[None]]) -> None:
+        """Serve until unmounted; what has arrived by then is seen through to its end.
+
+        Args:
+            other_side: pyfuse3's loop, which runs meanwhile.
+
+        Raises:
+            OSError: /dev/fuse could not be read any more.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._dispatcher.run)
+            nursery.start_soon(self._forwarder.run)
+            nursery.start_soon(_outlived, other_side)
+            try:
+                self._device.start()
+                await self._device.ended.wait()
+                await self._dispatcher.drain()
+            finally:
+                await self._device.stop()
+            nursery.cancel_scope.cancel()
+        if self._device.failure is not None:
+            raise self._device.failure
+
+    def _begin(self, slot: Slot) -> Work | None:
+        """Decode what is in the slot; the coroutine that answers it, if it is answered here."""
+        try:
+            request = decode(slot.head, slot.tail, slot.length)
+        except ProtocolError as error:
+            self._malformed(slot, error)
+            return None
+        known = self._handlers.get(request.opcode)
+        if known is None:
+            self._unknown(slot, request)
+            return None
+        name, handler = known
+        self._counted[name] += 1
+        if request.data is slot.tail:
+            return self._answer_in_place(slot, request, handler, name)
+        self._device.give_back(slot)
+        return self._answer(request, handler, name)
+
+    async def _answer_in_place(self, slot: Slot, request: Request, handler: Handler, name: str) -> None:
+        try:
+            await self._answer(request, handler, name)
+        finally:
+            self._device.give_back(slot)
+
+    async def _answer(self, request: Request, handler: Handler, name: str) -> None:
+        try:
+            body = await handler(request)
+        except Refused as refused:
+            self._device.refuse(request.unique, refused.number)
+        except Exception as error:
+            number = errno.EIO if isinstance(error, ProtocolError) else to_errno(error, name)
+            if isinstance(error, ProtocolError):
+                log.error("%s: malformed: %s", name, error)
+            if request.opcode not in _FORGETTING:
+                self._device.refuse(request.unique, number)
+        else:
+            if body is not None:
+                self._device.reply(request.unique, body)
+
+    def _unknown(self, slot: Slot, request: Request) -> None:
+        if request.opcode == Opcode.FLUSH:
+            self._device.refuse(request.unique, errno.ENOSYS)
+        else:
+            message = b"".join((slot.head, slot.tail[: max(0, slot.length - WRITE_HEAD_BYTES)]))[: slot.length]
+            self._forwarder.forward(request.unique, message)
+        self._device.give_back(slot)
+
+    def _malformed(self, slot: Slot, error: ProtocolError) -> None:
+        log.error("a malformed request: %s", error)
+        if slot.length >= IN_HEADER.size:
+            _, opcode, unique, *_ = IN_HEADER.unpack_from(slot.head)
+            if unique and opcode not in _FORGETTING:
+                self._device.refuse(unique, errno.EIO)
+        self._device.give_back(slot)
+
+
+async def _outlived(other_side: Callable[[], Awaitable[None]]) -> None:
+    """pyfuse3's loop: that it ends, or how, is nothing to those whose requests are answered here."""
+    try:
+        await other_side()
+    except Exception:
+        log.exception("pyfuse3's loop has ended: requests that are passed on to it will be refused")
