@@ -88,6 +88,8 @@ def main() -> None:
                 peers = [peer for peer in all_peers(place) if chosen is None or peer.name in chosen]
                 found, missing = mount_all(peers, place, stack)
                 document = measure(place, found, options)
+        except KeyboardInterrupt:
+            sys.exit("interrupted: everything is unmounted, nothing is kept")
         finally:
             shutil.rmtree(place)
         document["peers"] = {
