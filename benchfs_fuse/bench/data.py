@@ -22,14 +22,14 @@ _FSYNC_SHARE = 16
 
 def _in_order(place: Place) -> Iterator[Step]:
     size, seed = place.settings.size_bytes, place.settings.seed
-    path = place.directory / "large"
-    write, read = functools.partial(data_io.write_in_order, path, size), functools.partial(data_io.read_in_order, path)
-    yield Step("seq-write", lambda: write(direct=False, seed=seed))
+    path, other = place.directory / "large", place.directory / "direct"
+    read = functools.partial(data_io.read_in_order, path)
+    yield Step("seq-write", lambda: data_io.write_in_order(path, size, direct=False, seed=seed))
+    yield Step("seq-write-direct", lambda: data_io.write_in_order(other, size, direct=True, seed=seed))
     yield Step("seq-read-cold", lambda: read(direct=False), cold=True)
     yield Step(None, lambda: read(direct=False))
     yield Step("seq-read-cached", lambda: _several(lambda: read(direct=False)))
     yield Step("seq-read-direct", lambda: read(direct=True), cold=True)
-    yield Step("seq-write-direct", lambda: write(direct=True, seed=seed))
 
 
 def _several(read: Callable[[], Done], times: int = 3) -> Done:
@@ -93,8 +93,13 @@ def _at_random(place: Place) -> Iterator[Step]:
     def prepare() -> None:
         data_io.write_in_order(path, size, direct=False, seed=seed)
 
+    def read() -> None:
+        data_io.read_in_order(path, direct=False)
+
     yield Step(None, prepare)
     for one in _RANDOM:
+        if not one.cold:
+            yield Step(None, read)
         yield Step(one.key, functools.partial(one.run, path, place), cold=one.cold)
     count = max(16, size // data_io.BLOCK // _FSYNC_SHARE)
     yield Step("rand-write-fsync", lambda: data_io.some_writes_and_fsync(path, count=count, seed=seed))

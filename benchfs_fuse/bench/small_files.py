@@ -98,6 +98,7 @@ def _steps(prefix: str, spread: bool, place: Place) -> Iterator[Step]:
             directory.mkdir()
 
     def look() -> None:
+        read(paths)
         stat(paths)
 
     yield Step(None, make_directories)
@@ -106,6 +107,7 @@ def _steps(prefix: str, spread: bool, place: Place) -> Iterator[Step]:
     yield Step(f"{prefix}-stat", lambda: stat(shuffled, _STATS))
     yield Step(f"{prefix}-read", lambda: read(shuffled))
     yield Step(f"{prefix}-read-cold", lambda: read(shuffled), cold=True)
+    yield Step(None, look)
     yield Step(f"{prefix}-rename", lambda: rename(shuffled, shuffled_new))
     yield Step(f"{prefix}-unlink", lambda: unlink(shuffled_new))
     yield Step(f"{prefix}-create-fsync", lambda: create(synced, data, fsync=True))

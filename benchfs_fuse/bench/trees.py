@@ -35,6 +35,7 @@ def _listing(place: Place) -> Iterator[Step]:
 
     yield Step(None, prepare)
     yield Step("list-cold", list_all, cold=True)
+    yield Step(None, list_all)
     yield Step("list", list_all)
 
 
@@ -77,6 +78,7 @@ def _source_tree(place: Place) -> Iterator[Step]:
     yield Step("unpack", unpack)
     yield Step("copy", copy_tree)
     yield Step("search-cold", search, cold=True)
+    yield Step(None, lambda: run_program("ls", "-lR", copy))
     yield Step("remove", remove)
 
 

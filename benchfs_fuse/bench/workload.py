@@ -62,7 +62,8 @@ class Step:
     run: Callable[[], Done | None]
     """None may be returned by what prepares."""
     cold: bool = False
-    """Caches are dropped before."""
+    """Caches are dropped before, which may be those of all directories: a step after it that is not cold needs one that
+    warms first."""
     settle: bool = True
     """Data that earlier steps left to be written is written before."""
 

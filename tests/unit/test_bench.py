@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import subprocess
 import tarfile
@@ -211,6 +212,16 @@ def test_keys_of_figures_are_given_once_and_names_of_workloads_found() -> None:
     assert [one.name for one in catalogue.choose(["sqlite", "random"])] == ["random", "sqlite"]
     with pytest.raises(BenchError, match="did you mean sequential"):
         catalogue.choose(["sequental"])
+
+
+@pytest.mark.parametrize("workload", catalogue.ALL, ids=lambda workload: workload.name)
+def test_what_follows_a_cold_step_is_cold_or_warmed_first(workload: Workload, tmp_path: Path) -> None:
+    materials = Materials(tmp_path, seed=1, tree_files=3, objects=1)
+    steps = list(workload.steps(Place(tmp_path / "round", tmp_path / "kept", QUICK, materials)))
+    measured = [step.figure for step in steps if step.figure is not None]
+    assert sorted(measured) == sorted(figure.key for figure in workload.figures)
+    for step, following in itertools.pairwise(steps):
+        assert not step.cold or following.cold or following.figure is None, following.figure
 
 
 def parse(*words: str) -> argparse.Namespace:
