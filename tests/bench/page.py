@@ -18,6 +18,23 @@ from benchfs_fuse.bench.workload import Figure
 
 Document = dict[str, Any]
 
+_SUMMARY = (
+    *("seq-write", "seq-read-cold", "seq-read-cached", "rand-read-direct-1", "rand-write-dsync", "one-create"),
+    *(
+        "one-create-fsync",
+        "one-stat",
+        "one-read",
+        "one-rename",
+        "one-unlink",
+        "list-cold",
+        "unpack",
+        "copy",
+        "git-clone",
+    ),
+    *("compile", "sqlite-wal"),
+)
+"""Figures that the README shows."""
+
 
 def between(text: str, name: str, new: str) -> str:
     """``text`` with what stands between the markers of ``name`` replaced.
@@ -42,6 +59,23 @@ def render(data: Path, file: Path) -> None:
     parts = [_setting(document), _speeds(document), _standing(document), _missing(document), _costs(document)]
     image = f"![Ratios to the native directory]({os.path.relpath(data.with_suffix('.svg'), file.parent)})"
     file.write_text(between(file.read_text(), "peers", "\n\n".join([*filter(None, parts), image])))
+
+
+def render_summary(data: Path, file: Path) -> None:
+    """Write a few lines of the comparison between the markers of the README."""
+    document: Document = json.loads(data.read_text())
+    base, modes = document["directories"][0], [name for name, one in document["peers"].items() if one["ours"]]
+    rows = [["", f"{base}, a second", *modes, "best peer"]]
+    for one in document["figures"]:
+        if one["key"] in _SUMMARY:
+            found = {result["directory"]: result for result in one["results"] if result["ratio"]}
+            others = [(found[name]["ratio"]["median"], name) for name in found if name not in (base, *modes)]
+            best = max(others, default=None)
+            cells = [f"{found[mode]['ratio']['median']:.2f}" if mode in found else "–" for mode in modes]
+            last = f"{best[0]:.2f} ({best[1]})" if best else "–"
+            rate = f"{number(found[base]['rate']['median'])} {one['unit'].removesuffix('/s')}" if base in found else "–"
+            rows.append([one["title"], rate, *cells, last])
+    file.write_text(between(file.read_text(), "summary", table(rows)))
 
 
 def render_scale(data: Path, file: Path) -> None:

@@ -100,6 +100,7 @@ def main() -> None:
         given.data.parent.mkdir(parents=True, exist_ok=True)
         given.data.write_text(json.dumps(document, indent=1) + "\n")
     page.render(given.data, ROOT / "docs" / "performance.md")
+    page.render_summary(given.data, ROOT / "README.md")
     page.render_scale(DATA.parent, ROOT / "docs" / "performance.md")
 
 

@@ -25,7 +25,7 @@ def result(directory: str, rate: float, ratio: float, **costs: float) -> dict[st
     }
 
 
-DOCUMENT = {
+DOCUMENT: dict[str, Any] = {
     "settings": {"rounds": 2, "size_bytes": 1 << 20, "files": 10, "entries": 20, "seed": 1},
     "machine": {"kernel": "6.18", "processors": 2},
     "filesystems": {"native": "ext4"},
@@ -66,6 +66,15 @@ def test_what_is_between_the_markers_is_replaced_and_the_rest_is_not() -> None:
     assert page.between(text, "peers", "new") == text
     with pytest.raises(ValueError, match="no markers"):
         page.between("text", "peers", "new")
+
+
+def test_the_readme_has_a_few_lines_with_the_best_peer(tmp_path: Path) -> None:
+    figure = {**DOCUMENT["figures"][0], "key": "seq-write"}
+    (tmp_path / "peers.json").write_text(json.dumps({**DOCUMENT, "figures": [figure, *DOCUMENT["figures"]]}))
+    file = tmp_path / "README.md"
+    file.write_text("<!-- summary: begin, written by tests/bench/page.py -->\n<!-- summary: end -->\n")
+    page.render_summary(tmp_path / "peers.json", file)
+    assert file.read_text().count("| write 1 MiB | 100 MiB | 0.60 | 0.80 (fast) |") == 1
 
 
 def test_scales_show_each_point_with_its_ratio_to_the_first(tmp_path: Path) -> None:
