@@ -160,6 +160,8 @@ def _change(names: Names, kind: str, words: Sequence[object]) -> int:
             names[path] = Entry(node, directory=False, mode=mode)
         case "mkdir", str(path), int(node), int(mode):
             names[path] = Entry(node, directory=True, mode=mode)
+        case "rename", str(old), str(path) if path in names and names[path].node == names[old].node:
+            pass  # two names of one inode stay (rename(2))
         case "rename", str(old), str(path):
             entry = names.pop(old)
             names[path] = entry

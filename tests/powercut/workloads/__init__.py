@@ -10,6 +10,7 @@ from tests.powercut.workloads.links import Links
 from tests.powercut.workloads.overwrites import Overwrites
 from tests.powercut.workloads.recreations import Recreations
 from tests.powercut.workloads.renames import Renames
+from tests.powercut.workloads.small_files import SmallFiles
 from tests.powercut.workloads.sqlite import SQLite
 from tests.powercut.workloads.trees import Trees
 from tests.powercut.workloads.truncates import Truncates
@@ -18,6 +19,7 @@ WORKLOADS: dict[str, type[Workload]] = {
     "appends": Appends,
     "overwrites": Overwrites,
     "truncates": Truncates,
+    "small": SmallFiles,
     "renames": Renames,
     "recreations": Recreations,
     "links": Links,
