@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchfs_core.errors import OptionError
-from benchfs_core.layout import DEFAULT_CHUNK_BYTES, is_valid_chunk_size
+from benchfs_core.layout import DEFAULT_CHUNK_BYTES, MIN_CHUNK_BYTES, is_valid_chunk_size
 from benchfs_core.types import AtimeMode, StoreKind, SyncMode
 
 
@@ -39,6 +39,8 @@ class VolumeOptions:
     """Most chunk requests under way at once; others wait."""
     max_handles: int = 1024
     """Most chunk handles open at once."""
+    inline_bytes: int = 16384
+    """Files up to this size keep their content in the metadata; 0: none do that do not yet."""
     acl: bool = False
     """Whether POSIX ACLs can be set and are inherited."""
 
@@ -46,6 +48,7 @@ class VolumeOptions:
         _check_range("commit", self.commit_interval_s, 0.05, 300)
         _check_range("queue_depth", self.queue_depth, 1, 4096)
         _check_range("max_handles", self.max_handles, 8, 1_000_000)
+        _check_range("inline", self.inline_bytes, 0, MIN_CHUNK_BYTES)
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:

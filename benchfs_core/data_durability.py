@@ -53,7 +53,9 @@ class DataDurability:
                 await self._commit.writable()
                 self._marks.mark_dirty(node.inode)
                 node.dirty = True
-                node.mark_sequence = node.changed_sequence = self._commit.sequence
+                node.changed_sequence = self._commit.sequence
+                # a file that is not committed yet is there with its mark or not at all: its chunks are found by number
+                node.mark_sequence = 0 if node.created_in == node.changed_sequence else node.changed_sequence
             if node.mark_sequence:
                 await self._commit.make_durable(node.mark_sequence)
                 node.mark_sequence = 0
@@ -81,6 +83,24 @@ class DataDurability:
             FlushFailed: the data could not be flushed, now or before and was not written again since.
             MetadataFailed: the metadata could not.
         """
+        await self.forget_cut(node)
+        await self.fsync_rows(node, datasync=datasync)
+
+    async def fsync_rows(self, node: ActiveInode, *, datasync: bool) -> None:
+        """Make durable what the metadata says of the file, and unless ``datasync`` its times. Raises as ``fsync``."""
+        if node.times_moved and not datasync:
+            await self._commit.writable(frees=True)
+            self.store_times(node)
+        await self._commit.make_durable(node.changed_sequence)
+        if node.lost.remains(node.size):
+            raise node.lost.failure
+
+    async def forget_cut(self, node: ActiveInode) -> None:
+        """Flush the file's chunks, and remove the record of a cut, which would undo that; not yet durably.
+
+        Raises:
+            FlushFailed: the filesystem below could not.
+        """
         while True:
             await self.make_cut(node)
             failure: FlushFailed | None = None
@@ -91,18 +111,12 @@ class DataDurability:
             if node.cut.recorded and (node.cut.is_flushed or not node.lost.remains(node.size)):
                 await self._commit.writable(frees=True)
                 if node.cut.may_be_forgotten:  # it has been made for good, whatever else could not be flushed
-                    self._clear_cut(node)
+                    self.clear_cut(node)
                 elif failure is None:
-                    continue  # shortened again meanwhile; a cut left in force would undo this fsync
+                    continue  # shortened again meanwhile; a cut left in force would undo this flush
             break
         if failure is not None:
             raise failure
-        if node.times_moved and not datasync:
-            await self._commit.writable(frees=True)
-            self.store_times(node)
-        await self._commit.make_durable(node.changed_sequence)
-        if node.lost.remains(node.size):
-            raise node.lost.failure
 
     async def clean(self, node: ActiveInode, *, flushed_at: int | None = None) -> bool:
         """Flush a file that nobody writes to and remove its dirty mark; whether that came about.
@@ -123,7 +137,9 @@ class DataDurability:
             return False
         if node.lost.remains(node.size):
             return False
-        node.blocks = node.clean_blocks = self._marks.mark_clean(node.inode, node.size, chunks, node.rows_void_from)
+        node.blocks = node.clean_blocks = self._marks.mark_clean(
+            node.inode, node.size, chunks, node.rows_void_from, drop_inline=node.spilled
+        )
         node.least_size = node.size
         node.blocks_at_write = node.writes
         node.written.clear()
@@ -132,7 +148,7 @@ class DataDurability:
         node.cut.flushed = node.cut.made
         node.cut.boundaries.clear()
         node.rows_void_from = None
-        node.dirty = node.cut.recorded = False
+        node.dirty = node.cut.recorded = node.spilled = False
         node.mark_sequence = 0
         node.changed_sequence = self._commit.sequence
         if node.times_moved:
@@ -159,6 +175,13 @@ class DataDurability:
         node.blocks = base - self._marks.blocks_of(node.inode, rows) + found
         node.blocks_at_write = writes
 
+    def clear_cut(self, node: ActiveInode) -> None:
+        """Remove the record of a cut that a crash need not repeat. Between ``writable()`` and the next checkpoint."""
+        node.least_size = max(node.least_size, node.cut.size)
+        self._marks.clear_cut(node.inode, node.least_size, drop_inline=node.spilled)
+        node.cut.recorded = node.spilled = False
+        node.changed_sequence = self._commit.sequence
+
     def store_times(self, node: ActiveInode) -> None:
         """Write the file's times into its row. Between ``writable()`` and the next checkpoint only."""
         self._marks.set_times(node.inode, node.atime_ns, node.mtime_ns, node.ctime_ns)
@@ -178,7 +201,7 @@ class DataDurability:
                 if self._is_in_doubt(node, size):
                     raise node.lost.failure
                 if node.cut.pending == size:
-                    self._clear_cut(node)
+                    self.clear_cut(node)
                     await self._commit.make_durable(node.changed_sequence)
             if node.cut.pending == size:  # not shortened further meanwhile
                 node.cut.pending = None
@@ -221,12 +244,6 @@ class DataDurability:
         if any(isinstance(error, NotBegun) for error in failed.values()):
             return False
         return not any(node.lost.doubts(start, min(start + self._chunk_size, node.size)) for start in starts)
-
-    def _clear_cut(self, node: ActiveInode) -> None:
-        node.least_size = max(node.least_size, node.cut.size)
-        self._marks.clear_cut(node.inode, node.least_size)
-        node.cut.recorded = False
-        node.changed_sequence = self._commit.sequence
 
     async def _flush(self, node: ActiveInode) -> None:
         chunks, node.unflushed = node.unflushed, set()

@@ -16,6 +16,7 @@ import trio
 from benchfs_core.chunks.store import ChunkStore
 from benchfs_core.data_durability import DataDurability, failed_flush
 from benchfs_core.errors import FileSystemError, FileTooLarge, NotBegun
+from benchfs_core.inline_data import InlineData
 from benchfs_core.inodes import ActiveInode
 from benchfs_core.layout import Span, spans
 from benchfs_core.metadata.group_commit import GroupCommit
@@ -37,6 +38,7 @@ class FileIO:
         marks: Marks,
         commit: GroupCommit,
         durability: DataDurability,
+        inline: InlineData,
         chunk_size: int,
         now_ns: Callable[[], int],
         now_s: Callable[[], float],
@@ -48,6 +50,7 @@ class FileIO:
             marks: what the metadata knows about them.
             commit: makes metadata durable.
             durability: orders chunks against metadata.
+            inline: keeps what is small in the metadata.
             chunk_size: bytes in a chunk.
             now_ns: the wall clock, nanoseconds since 1970.
             now_s: a clock that never goes back, seconds.
@@ -56,6 +59,7 @@ class FileIO:
         self._marks = marks
         self._commit = commit
         self._durability = durability
+        self._inline = inline
         self._chunk_size = chunk_size
         self._now_ns = now_ns
         self._now_s = now_s
@@ -67,6 +71,8 @@ class FileIO:
             length = min(length, node.size - offset)
             if length <= 0:
                 return b""
+            if self._inline.find(node) is not None:
+                return self._inline.read(node, offset, length)
             live = length if node.cut.pending is None else max(0, min(length, node.cut.pending - offset))
             if live == length:
                 return await self._read_spans(node, offset, length)
@@ -111,42 +117,71 @@ class FileIO:
         if size > MAX_FILE_BYTES:
             raise FileTooLarge(f"truncate to {size} bytes")
         async with node.data_lock.exclusive():
-            if size > node.size and node.cut.pending is not None:
-                await self._durability.make_cut(node)
-            await self._commit.writable(frees=size < node.size)
-            now_ns = self._now_ns()
-            if size < node.size:
-                self._shorten(node, size, now_ns)
-            elif size > node.size:
-                node.lost.cut(node.size)  # nobody writes now, and nothing was there
-                self._marks.record_growth(node.inode, size, now_ns)
-                node.least_size = size
-                node.changed_sequence = self._commit.sequence
-            node.size = size
-            node.modified(now_ns, self._now_s())
+            if self._inline.find(node) is not None:
+                await self._commit.writable(frees=size < node.size)
+                self._inline.truncate(node, size, self._now_ns())
+            else:
+                await self._truncate_chunks(node, size)
         if self._durability.durable_writes:
             await self._commit.make_durable(node.changed_sequence)
 
     async def fsync(self, node: ActiveInode, *, datasync: bool) -> None:
         """Make the file durable (fsync(2); ``datasync``: fdatasync(2)). FlushFailed, MetadataFailed."""
-        await self._durability.fsync(node, datasync=datasync)
+        if self._inline.find(node) is not None:  # dead chunks need not be cut for that
+            await self._durability.fsync_rows(node, datasync=datasync)
+        else:
+            await self._durability.fsync(node, datasync=datasync)
 
     async def refresh_blocks(self, node: ActiveInode) -> None:
         """Bring ``node.blocks`` up to date."""
-        await self._durability.refresh_blocks(node)
+        if self._inline.find(node) is not None:
+            self._inline.refresh_blocks(node)
+        else:
+            await self._durability.refresh_blocks(node)
 
     async def _write(self, node: ActiveInode, offset: int, data: Buffer, end: int, keep_times: bool) -> None:
-        await node.data_lock.acquire_shared()
-        try:
-            if not node.may_write(end):
-                await self._durability.prepare_write(node, end)
-            await self._write_spans(node, offset, data)
-            node.size = max(node.size, end)
-            node.modified(None if keep_times else self._now_ns(), self._now_s())
-            if self._durability.durable_writes:
-                await self._commit.make_durable(node.changed_sequence)
-        finally:
-            node.data_lock.release_shared()
+        done = False
+        while not done:
+            if self._inline.find(node) is not None and not self._inline.fits(end):
+                async with node.data_lock.exclusive():
+                    await self._inline.move_to_chunk(node)
+            await node.data_lock.acquire_shared()
+            try:  # a truncate may have come first: what is inline is asked again under the lock
+                if node.inline is None:
+                    await self._write_chunks(node, offset, data, end, keep_times)
+                    done = True
+                elif self._inline.fits(end):
+                    await self._commit.writable()
+                    self._inline.write(node, offset, data, None if keep_times else self._now_ns())
+                    done = True
+                if done and self._durability.durable_writes:
+                    await self._commit.make_durable(node.changed_sequence)
+            finally:
+                node.data_lock.release_shared()
+
+    async def _write_chunks(self, node: ActiveInode, offset: int, data: Buffer, end: int, keep_times: bool) -> None:
+        if not node.may_write(end):
+            await self._durability.prepare_write(node, end)
+        await self._write_spans(node, offset, data)
+        node.size = max(node.size, end)
+        node.modified(None if keep_times else self._now_ns(), self._now_s())
+
+    async def _truncate_chunks(self, node: ActiveInode, size: int) -> None:
+        if node.spilled:  # what its row says is not what would be cut
+            await self._durability.forget_cut(node)
+        if size > node.size and node.cut.pending is not None:
+            await self._durability.make_cut(node)
+        await self._commit.writable(frees=size < node.size)
+        now_ns = self._now_ns()
+        if size < node.size:
+            self._shorten(node, size, now_ns)
+        elif size > node.size:
+            node.lost.cut(node.size)  # nobody writes now, and nothing was there
+            self._marks.record_growth(node.inode, size, now_ns)
+            node.least_size = size
+            node.changed_sequence = self._commit.sequence
+        node.size = size
+        node.modified(now_ns, self._now_s())
 
     async def _trim(self, node: ActiveInode) -> None:
         """Drop what a failed write left beyond the end of the file, lest it show when the file grows."""
@@ -171,6 +206,8 @@ class FileIO:
             node.mark_sequence = sequence
         node.cut.record(size, sequence)
         node.changed_sequence = sequence
+        if not size:
+            node.become_inline()
 
     async def _read_spans(self, node: ActiveInode, offset: int, length: int) -> Buffer:
         index, inside = divmod(offset, self._chunk_size)

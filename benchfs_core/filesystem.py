@@ -197,6 +197,7 @@ class FileSystem:
     ) -> tuple[HandleId, Attributes]:
         """Make a regular file and open it (open(2), O_CREAT | O_EXCL); counted."""
         attributes = await self._make(parent, name, stat.S_IFREG | stat.S_IMODE(mode), owner, 0)
+        self._inodes.add(ActiveInode.fresh(attributes, self._commit.sequence))
         return self._open(attributes, noatime=noatime), attributes
 
     async def open(self, inode: InodeId, *, truncate: bool = False, noatime: bool = False) -> HandleId:
@@ -318,8 +319,6 @@ class FileSystem:
         await self._maintenance.room()
         await self._changes.allowed()
         attributes = self._metadata.create(parent, name, mode, owner, self._now_ns(), rdev)
-        if stat.S_ISREG(mode):
-            self._maintenance.closed(self._inodes.add(ActiveInode.fresh(attributes, self._commit.sequence)))
         self._inodes.remember(attributes.inode)
         return attributes
 

@@ -88,6 +88,14 @@ CODES: dict[str, Code] = {
         "chunk rows of something that is no regular file",
         "a lost file is made again; else they are removed",
     ),
+    "inline-owner": Code(
+        "inline content of something that is no regular file",
+        "a lost file is made again; else it is removed",
+    ),
+    "inline": Code(
+        "impossible inline content, or content both inline and in chunks",
+        "cut to what is possible; where chunks have content too, what was inline becomes a file in lost+found",
+    ),
     "chunk-range": Code("an impossible chunk row", "made anew from the chunk file"),
     "size": Code(
         "an impossible size, or one that the chunks pass", "0 of what has no chunks; else up to the last chunk"

@@ -60,6 +60,12 @@ class CutState:
         """Bytes from ``size`` on are dead; an earlier, deeper cut stays."""
         self.pending = size if self.pending is None else min(self.pending, size)
 
+    def record_move(self, size: int) -> None:
+        """Content has moved into a chunk: until that is flushed, a crash takes it back, as it would repeat a cut."""
+        self.recorded = True
+        self.size = size
+        self.made += 1
+
     def record(self, size: int, sequence: int) -> None:
         """Shorten, with a record of it in transaction ``sequence``."""
         self.shorten(size)
@@ -81,6 +87,7 @@ class ActiveInode:
         "blocks_at_write",
         "changed_sequence",
         "clean_blocks",
+        "created_in",
         "ctime_ns",
         "cut",
         "data_lock",
@@ -90,6 +97,8 @@ class ActiveInode:
         "flushed_size",
         "flushing_size",
         "idle_since_s",
+        "inline",
+        "inline_known",
         "inode",
         "least_size",
         "lost",
@@ -99,6 +108,7 @@ class ActiveInode:
         "open_count",
         "rows_void_from",
         "size",
+        "spilled",
         "times_moved",
         "unflushed",
         "unlinked",
@@ -112,23 +122,7 @@ class ActiveInode:
         self.idle_since_s = 0.0
         """Monotonic time of the last close, write or truncate."""
 
-        self.size = attributes.size
-        self.least_size = attributes.size
-        """The row's size: what recovery will not go below."""
-        self.flushed_size = 0
-        """How much of the size a flush of the chunks has made durable, less what was cut off since."""
-        self.flushing_size = 0
-        """What ``flushed_size`` will be when the flush under way has succeeded."""
-        self.atime_ns = attributes.atime_ns
-        self.mtime_ns = attributes.mtime_ns
-        self.ctime_ns = attributes.ctime_ns
-        self.times_moved = False
-        """Whether the times here are newer than the row's."""
-        self.blocks = attributes.blocks
-        self.blocks_at_write = 0
-        """``blocks`` holds as long as this equals ``writes``."""
-        self.clean_blocks = attributes.blocks
-        """The row's blocks: the sum of its chunk rows."""
+        self._take(attributes)
 
         self.unlinked = False
         """Whether it has lost its last name: it is not worth making clean."""
@@ -138,6 +132,16 @@ class ActiveInode:
         """The transaction that must be durable before data is written; 0: none."""
         self.changed_sequence = 0
         """The last transaction that changed this inode's rows or names; fsync waits for it."""
+
+        self.created_in = 0
+        """The transaction that made it, if that is known; while it is open, a dirty mark needs no flush of its own."""
+
+        self.inline: bytes | None = None
+        """The content, where the row ``inline`` has it: all bytes up to the last one written; None: chunks have it."""
+        self.inline_known = False
+        """Whether ``inline`` says what is so; else the rows do."""
+        self.spilled = False
+        """Whether chunk 0 has taken over what is still in the row ``inline``; ``cut.recorded`` is set with it."""
 
         self.cut = CutState()
 
@@ -159,16 +163,32 @@ class ActiveInode:
         self.flush: SharedFlush | None = None
         """Flushes under way, made on demand."""
 
+    def _take(self, attributes: Attributes) -> None:
+        """What the row says, to begin with."""
+        self.size = attributes.size
+        self.least_size = attributes.size
+        """The row's size: what recovery will not go below."""
+        self.flushed_size = 0
+        """How much of the size a flush of the chunks has made durable, less what was cut off since."""
+        self.flushing_size = 0
+        """What ``flushed_size`` will be when the flush under way has succeeded."""
+        self.atime_ns = attributes.atime_ns
+        self.mtime_ns = attributes.mtime_ns
+        self.ctime_ns = attributes.ctime_ns
+        self.times_moved = False
+        """Whether the times here are newer than the row's."""
+        self.blocks = attributes.blocks
+        self.blocks_at_write = 0
+        """``blocks`` holds as long as this equals ``writes``."""
+        self.clean_blocks = attributes.blocks
+        """The row's blocks: the sum of its chunk rows."""
+
     @classmethod
     def fresh(cls, attributes: Attributes, sequence: int) -> ActiveInode:
-        """A file just created in transaction ``sequence``.
-
-        It has its dirty mark in the same transaction and may be written to at once: if that is never committed, nothing
-        remains of the file, and its chunks are found by their number.
-        """
+        """A file just created in transaction ``sequence``: without content."""
         node = cls(attributes)
-        node.dirty = True
-        node.changed_sequence = sequence
+        node.inline, node.inline_known = b"", True
+        node.created_in = node.changed_sequence = sequence
         return node
 
     @property
@@ -184,6 +204,11 @@ class ActiveInode:
     def may_write(self, end: int) -> bool:
         """Whether data up to file offset ``end`` may be written now: durably marked, and no cut in the way."""
         return self.dirty and not self.mark_sequence and self.cut.allows(end)
+
+    def become_inline(self) -> None:
+        """The file was emptied: what is written next may go into its row; what chunks hold is dead."""
+        self.inline, self.inline_known, self.spilled = b"", True, False
+        self.lost.cut(0)
 
     def modified(self, now_ns: int | None, now_s: float) -> None:
         """Note a change of content; None: the times do not move."""

@@ -88,9 +88,14 @@ def _recover_file(
         node.lost.note_names(FlushFailed(f"inode {mark.inode}: {chunks}: run benchfs fsck"))
         log.error(node.lost.reason)
         return
+    content, _ = metadata.contents.load(mark.inode)
+    if content is not None:  # then its chunks are dead
+        node.inline, node.inline_known = content, True
+        node.cut.shorten(0)
+        node.cut.recorded = True
     end = max((file_end(chunk.chunk_index, chunk.length, chunk_size) for chunk in chunks), default=0)
-    if mark.cut is not None:
-        end = min(end, mark.cut)
+    if node.cut.pending is not None:
+        end = min(end, node.cut.pending)
     node.size = max(node.size, end)
     node.cut.size = node.size if node.cut.recorded else 0
     node.written = {chunk.chunk_index for chunk in chunks}

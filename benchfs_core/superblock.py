@@ -141,11 +141,11 @@ def format_volume(
 
 def create_database(path: Path, owner: tuple[int, int], now_ns: int) -> Database:
     """Make the metadata of an empty volume: the root directory and the first number."""
-    root = (ROOT_INODE, 0o40755, 2, *owner, 0, 0, 0, now_ns, now_ns, now_ns, ROOT_INODE)
+    root = (ROOT_INODE, 0o40755, 2, *owner, 0, 0, 0, now_ns, now_ns, now_ns, ROOT_INODE, now_ns)
     return Database.create(
         path,
         (
-            ("INSERT INTO inode VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", root),
+            ("INSERT INTO inode VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)", root),
             ("INSERT INTO number VALUES (?, ?)", (FIRST_NUMBER, FIRST_NUMBER)),
         ),
     )

@@ -35,6 +35,7 @@ from benchfs_core.errors import BenchFSError, DamagedVolume, NotAVolume, OptionE
 from benchfs_core.file_io import FileIO
 from benchfs_core.filesystem import FileSystem
 from benchfs_core.host import allocate_beyond_end, raise_descriptor_limit
+from benchfs_core.inline_data import InlineData
 from benchfs_core.inodes import InodeTable
 from benchfs_core.maintenance import Maintenance
 from benchfs_core.metadata.database import IN_MEMORY, Database, WalCheckpointer, open_wal, open_wal_index
@@ -177,7 +178,8 @@ async def _serve(storage: _Storage, source: Path, options: VolumeOptions, clocks
     maintenance = Maintenance(
         storage.store, metadata.marks, commit, inodes, durability, options.commit_interval_s, clocks.now_s
     )
-    file_io = FileIO(storage.store, metadata.marks, commit, durability, chunk_size, clocks.now_ns, clocks.now_s)
+    inline = InlineData(metadata.contents, metadata.marks, storage.store, commit, durability, options.inline_bytes)
+    file_io = FileIO(storage.store, metadata.marks, commit, durability, inline, chunk_size, clocks.now_ns, clocks.now_s)
     statvfs = partial(os.statvfs, source if storage.kind is not StoreKind.MEMORY else "/dev/shm")
     mounting = Mounting(options.read_only, options.atime, options.acl, statvfs)
     filesystem = FileSystem(metadata, commit, file_io, inodes, maintenance, mounting, clocks.now_ns)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from benchfs_core import acl
 from benchfs_core.errors import InvalidArgument
+from benchfs_core.metadata.contents import INLINE_BLOCKS, MAX_INLINE_BYTES
 from benchfs_core.metadata.database import Database
 from benchfs_core.metadata.numbers import FIRST_NUMBER, MAX_NUMBER, MAX_RESERVATION
 from benchfs_core.metadata.xattrs import MAX_VALUE_BYTES
@@ -36,6 +37,7 @@ VALUES = {
     "max_blocks": MAX_BLOCKS,
     "max_file": MAX_FILE_BYTES,
     "max_target": MAX_SYMLINK_BYTES,
+    "max_inline": MAX_INLINE_BYTES,
     "directory": _DIRECTORY,
     "regular": _REGULAR,
     "symlink": _SYMLINK,
@@ -57,6 +59,12 @@ BAD_XATTR = f"""length(value) > {MAX_VALUE_BYTES} OR length(name) > 255 OR instr
                   x'{b"security.".hex()}') AND name NOT IN (x'{acl.ACCESS.hex()}', x'{acl.DEFAULT.hex()}'))
               OR length(name) = instr(name, x'2e')"""
 """A condition on ``xattr``: more than can be set, or a namespace that there is not."""
+
+ALLOCATED = f"SELECT inode, blocks FROM chunk UNION ALL SELECT inode, {INLINE_BLOCKS} FROM inline"
+"""What ``inode.blocks`` is the sum of."""
+
+CONTESTED = "inode IN (SELECT inode FROM chunk) AND inode NOT IN (SELECT inode FROM dirty)"
+"""A condition on ``inline``: chunks have the content as well."""
 
 BAD_CHUNK = """chunk_index NOT BETWEEN 0 AND :max_file / :chunk_size - 1 OR length NOT BETWEEN 0 AND :chunk_size
               OR blocks NOT BETWEEN 0 AND :max_blocks"""
@@ -190,6 +198,22 @@ _RULES: tuple[tuple[str, str], ...] = (
            WHERE {BAD_CHUNK}""",
     ),
     (
+        "inline-owner",
+        """SELECT c.inode, 'inline content of something that is no regular file'
+           FROM inline c LEFT JOIN inode i USING (inode) WHERE i.inode IS NULL OR i.mode & 0xF000 != :regular""",
+    ),
+    (
+        "inline",
+        """SELECT inode, 'inline content of ' || length(data) || ' bytes is impossible' FROM inline
+           WHERE length(data) NOT BETWEEN 1 AND :max_inline""",
+    ),
+    ("inline", f"SELECT inode, 'content both inline and in chunks' FROM inline WHERE {CONTESTED}"),
+    (
+        "size",
+        """SELECT i.inode, 'size ' || i.size || ', but its inline content has ' || length(c.data)
+           FROM inode i JOIN inline c USING (inode) WHERE length(c.data) > i.size""",
+    ),
+    (
         "size",
         """SELECT i.inode, 'size ' || i.size || ', but its chunks reach ' || max(c.chunk_index * :chunk_size + c.length)
            FROM inode i JOIN chunk c USING (inode)
@@ -209,9 +233,9 @@ _RULES: tuple[tuple[str, str], ...] = (
     ),
     (
         "blocks",
-        """SELECT i.inode,
-             'blocks ' || i.blocks || ', but its chunks have ' || ifnull(sum(min(c.blocks, :max_blocks)), 0)
-           FROM inode i LEFT JOIN chunk c USING (inode)
+        f"""SELECT i.inode,
+             'blocks ' || i.blocks || ', but its content has ' || ifnull(sum(min(c.blocks, :max_blocks)), 0)
+           FROM inode i LEFT JOIN ({ALLOCATED}) c USING (inode)
            WHERE i.mode & 0xF000 = :regular AND i.link_count != 0
              AND NOT EXISTS (SELECT 1 FROM dirty d WHERE d.inode = i.inode)
            GROUP BY i.inode HAVING i.blocks != ifnull(sum(min(c.blocks, :max_blocks)), 0)""",

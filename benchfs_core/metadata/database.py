@@ -23,7 +23,7 @@ import apsw
 
 from benchfs_core.errors import BenchFSError, DamagedVolume, MetadataFailed, NoSpace, VolumeReadOnly
 from benchfs_core.host import create_overwritable
-from benchfs_core.metadata.schema import DDL, PRAGMAS, SCHEMA_VERSION
+from benchfs_core.metadata.schema import DDL, PRAGMAS, SCHEMA_VERSION, UPGRADES
 
 log = logging.getLogger(__name__)
 
@@ -85,12 +85,16 @@ class Database:
         try:
             connection = _connect_read_only(path) if read_only else _connect(path, vfs)
             version = connection.pragma("user_version")
+            if not read_only:
+                version = _upgrade(connection, version)
         except (apsw.IOError, apsw.FullError) as error:
             raise DamagedVolume(f"{path}: {error}: see whether the disk below is full or failing") from error
         except apsw.Error as error:
             raise DamagedVolume(f"{path}: {error}: restore it from a backup") from error
         if version != SCHEMA_VERSION:
             connection.close()
+            if version in UPGRADES:
+                raise DamagedVolume(f"{path}: schema version {version} of an older release: mount it writable once")
             raise DamagedVolume(f"{path}: schema version {version}, this release knows {SCHEMA_VERSION}")
         return cls(connection, path, read_only=read_only)
 
@@ -273,6 +277,16 @@ def _connect(path: Path, vfs: str | None) -> apsw.Connection:
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
     _apply_pragmas(connection)
     return connection
+
+
+def _upgrade(connection: apsw.Connection, version: int) -> int:
+    """Bring a database of an older release to this one's schema, a version at a time; the version it then has."""
+    while (statements := UPGRADES.get(version)) is not None:
+        with connection:
+            connection.execute(statements)
+            connection.pragma("user_version", version + 1)
+        version += 1
+    return version
 
 
 def _connect_read_only(path: Path) -> apsw.Connection:

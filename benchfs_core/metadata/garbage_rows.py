@@ -12,7 +12,7 @@ from benchfs_core.metadata.database import Database
 from benchfs_core.metadata.schema import UNREPAIRED
 from benchfs_core.types import InodeId
 
-_TABLES = ("symlink", "xattr", "dirty", "chunk")
+_TABLES = ("symlink", "xattr", "dirty", "chunk", "inline")
 
 
 class Claim(enum.Enum):

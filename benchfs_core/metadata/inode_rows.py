@@ -41,10 +41,10 @@ class InodeRows:
         """Add an inode; ``parent`` is the directory that a directory lies in, None for anything else."""
         a = attributes
         self._execute(
-            "INSERT INTO inode VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO inode VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
             (
                 *(a.inode, a.mode, a.link_count, a.uid, a.gid, a.rdev, a.size, a.blocks),
-                *(a.atime_ns, a.mtime_ns, a.ctime_ns, parent),
+                *(a.atime_ns, a.mtime_ns, a.ctime_ns, parent, a.ctime_ns),
             ),
         )
 

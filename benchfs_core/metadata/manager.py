@@ -23,6 +23,7 @@ from benchfs_core.errors import (
     TooManyLinks,
 )
 from benchfs_core.metadata.acls import Acls
+from benchfs_core.metadata.contents import Contents
 from benchfs_core.metadata.database import Database
 from benchfs_core.metadata.inode_rows import COLUMNS, InodeRows, new_attributes
 from benchfs_core.metadata.marks import Marks
@@ -48,7 +49,7 @@ _READDIR = (
 
 
 class MetadataManager:
-    """The namespace of one volume; ``marks``, ``xattrs`` and, in these, ``acls`` are its other tables."""
+    """The namespace of one volume; ``marks``, ``contents``, ``xattrs`` and ``acls`` are its other tables."""
 
     def __init__(self, database: Database, numbers: Numbers, *, acl: bool = False) -> None:
         self._database = database
@@ -56,6 +57,7 @@ class MetadataManager:
         self._numbers = numbers
         self._inodes = InodeRows(database)
         self.marks = Marks(database)
+        self.contents = Contents(database)
         self.xattrs = Xattrs(database)
         self.acls = Acls(database, self._inodes, self.xattrs, enabled=acl)
 
@@ -120,13 +122,9 @@ class MetadataManager:
         """Make an inode of any type but symlink, with its type in ``mode``, and name it.
 
         Its permissions are those of ``mode`` less the owner's umask, or what the parent's default ACL makes of them.
-        A regular file starts with its dirty mark: writing to it needs no other.
         """
         with self._database.change():
-            attributes = self._make(parent, name, mode, owner, now_ns, rdev=rdev)
-            if stat.S_ISREG(mode):
-                self.marks.mark_dirty(attributes.inode)
-        return attributes
+            return self._make(parent, name, mode, owner, now_ns, rdev=rdev)
 
     def symlink(self, parent: InodeId, name: bytes, target: bytes, owner: Credentials, now_ns: int) -> Attributes:
         """Make a symbolic link to ``target``, 1 to 4095 bytes."""

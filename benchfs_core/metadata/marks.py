@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+from benchfs_core.metadata.contents import INLINE_BLOCKS
 from benchfs_core.metadata.database import Database
 from benchfs_core.types import ChunkIndex, ChunkInfo, InodeId
+
+_BLOCKS = f"""SELECT (SELECT ifnull(sum(blocks), 0) FROM chunk WHERE inode = ?1)
+                   + ifnull((SELECT {INLINE_BLOCKS} FROM inline WHERE inode = ?1), 0)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +50,14 @@ class Marks:
                 (least_size, now_ns, now_ns, inode),
             )
 
-    def clear_cut(self, inode: InodeId, least_size: int) -> None:
-        """Say that the recorded cut has been made, durably; the inode stays dirty, and has at least ``least_size``."""
+    def clear_cut(self, inode: InodeId, least_size: int, *, drop_inline: bool) -> None:
+        """Say that the recorded cut has been made, durably; the inode stays dirty, and has at least ``least_size``.
+
+        With ``drop_inline`` its inline content has moved into a chunk, durably as well.
+        """
         with self._database.change():
+            if drop_inline:
+                self._database.execute("DELETE FROM inline WHERE inode = ?", (inode,))
             self._database.execute("UPDATE inode SET size = ? WHERE inode = ?", (least_size, inode))
             self._database.execute("UPDATE dirty SET cut = NULL WHERE inode = ?", (inode,))
 
@@ -59,7 +68,15 @@ class Marks:
                 "UPDATE inode SET size = ?, mtime_ns = ?, ctime_ns = ? WHERE inode = ?", (size, now_ns, now_ns, inode)
             )
 
-    def mark_clean(self, inode: InodeId, size: int, written: Sequence[ChunkInfo], kept_below: ChunkIndex | None) -> int:
+    def mark_clean(
+        self,
+        inode: InodeId,
+        size: int,
+        written: Sequence[ChunkInfo],
+        kept_below: ChunkIndex | None,
+        *,
+        drop_inline: bool,
+    ) -> int:
         """Say that everything of the inode is durable: ``written`` replaces the rows of those chunks.
 
         Args:
@@ -67,6 +84,7 @@ class Marks:
             size: its size in bytes.
             written: the chunks that exist among those that changed since it was last clean.
             kept_below: rows from this chunk index on are dropped first (after a cut), None keeps all.
+            drop_inline: whether its inline content has moved into a chunk.
 
         Returns:
             The inode's blocks, of 512 bytes.
@@ -80,7 +98,9 @@ class Marks:
                     "INSERT OR REPLACE INTO chunk (inode, chunk_index, length, blocks) VALUES (?, ?, ?, ?)",
                     (inode, chunk.chunk_index, chunk.length, chunk.blocks),
                 )
-            (blocks,) = self._database.first_row("SELECT ifnull(sum(blocks), 0) FROM chunk WHERE inode = ?", (inode,))
+            if drop_inline:
+                execute("DELETE FROM inline WHERE inode = ?", (inode,))
+            (blocks,) = self._database.first_row(_BLOCKS, (inode,))
             execute("UPDATE inode SET size = ?, blocks = ? WHERE inode = ?", (size, blocks, inode))
             execute("DELETE FROM dirty WHERE inode = ?", (inode,))
         return int(blocks)
@@ -149,7 +169,7 @@ class Marks:
         execute = self._database.execute
         with self._database.change():
             for inode in inodes:
-                for table in ("orphan", "dirty", "inode", "symlink", "chunk", "xattr"):
+                for table in ("orphan", "dirty", "inode", "symlink", "inline", "chunk", "xattr"):
                     execute(f"DELETE FROM {table} WHERE inode = ?", (inode,))
 
     def inode_exists(self, inode: InodeId) -> bool:

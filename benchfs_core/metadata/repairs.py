@@ -13,18 +13,20 @@ from collections.abc import Callable, Iterable, Sequence
 from benchfs_core import acl
 from benchfs_core.errors import InvalidArgument
 from benchfs_core.metadata.checks import (
+    ALLOCATED,
     BAD_CHUNK,
     BAD_NAME,
     BAD_TARGET,
     BAD_TYPE,
     BAD_XATTR,
+    CONTESTED,
     bindings,
 )
 from benchfs_core.metadata.database import Database
 from benchfs_core.metadata.numbers import FIRST_NUMBER, MAX_NUMBER, MAX_RESERVATION
 from benchfs_core.types import ROOT_INODE, ChunkInfo, InodeId
 
-_NUMBERED = ("symlink", "xattr", "dirty", "chunk", "orphan")
+_NUMBERED = ("symlink", "xattr", "dirty", "chunk", "inline", "orphan")
 """Tables beside ``inode`` and ``dentry`` whose rows belong to an inode."""
 
 _NO_INODE = "NOT EXISTS (SELECT 1 FROM inode i WHERE i.inode = {})"
@@ -44,14 +46,16 @@ _TYPES = (
     (
         "types of symbolic links",
         f"""UPDATE inode SET mode = mode & 4095 | :symlink WHERE mode & 0xF000 != :symlink AND parent IS NULL
-            AND inode NOT IN (SELECT inode FROM chunk) AND inode NOT IN (SELECT parent FROM dentry)
+            AND inode NOT IN (SELECT inode FROM chunk UNION SELECT inode FROM inline)
+            AND inode NOT IN (SELECT parent FROM dentry)
             AND EXISTS (SELECT 1 FROM symlink s WHERE s.inode = inode.inode AND NOT ({BAD_TARGET})
                         AND (length(s.target) = inode.size OR {BAD_TYPE}))""",
     ),
     (
         "types of files",
         f"""UPDATE inode SET mode = mode & 4095 | :regular WHERE ({BAD_TYPE}) OR (inode != :root
-            AND mode & 0xF000 IN (:directory, :symlink) AND parent IS NULL AND inode IN (SELECT inode FROM chunk)
+            AND mode & 0xF000 IN (:directory, :symlink) AND parent IS NULL
+            AND inode IN (SELECT inode FROM chunk UNION SELECT inode FROM inline)
             AND inode NOT IN (SELECT parent FROM dentry) AND inode NOT IN (SELECT inode FROM symlink))""",
     ),
 )
@@ -83,6 +87,15 @@ _ROWS = (
         "DELETE FROM chunk WHERE inode NOT IN (SELECT inode FROM inode WHERE mode & 0xF000 = :regular)",
     ),
     ("impossible chunk rows", f"DELETE FROM chunk WHERE {BAD_CHUNK}"),
+    (
+        "inline content of no regular file",
+        "DELETE FROM inline WHERE inode NOT IN (SELECT inode FROM inode WHERE mode & 0xF000 = :regular)",
+    ),
+    ("inline content without a byte", "DELETE FROM inline WHERE length(data) = 0"),
+    (
+        "what is beyond the longest inline content",
+        "UPDATE inline SET data = substr(data, 1, :max_inline) WHERE length(data) > :max_inline",
+    ),
 )
 
 _SIZES = (
@@ -104,13 +117,19 @@ _SIZES = (
              AND NOT EXISTS (SELECT 1 FROM dirty d WHERE d.inode = c.inode)""",
     ),
     (
-        "blocks",
-        """UPDATE inode SET blocks = 0 WHERE blocks < 0 OR (blocks != 0 AND (mode & 0xF000 != :regular
-             OR (inode NOT IN (SELECT inode FROM chunk) AND inode NOT IN (SELECT inode FROM dirty))))""",
+        "sizes",
+        "UPDATE inode SET size = length(c.data) FROM inline c WHERE c.inode = inode.inode AND size < length(c.data)",
     ),
     (
         "blocks",
-        """UPDATE inode SET blocks = c.total FROM (SELECT inode, sum(blocks) AS total FROM chunk GROUP BY inode) c
+        """UPDATE inode SET blocks = 0 WHERE blocks < 0 OR (blocks != 0 AND (mode & 0xF000 != :regular
+             OR (inode NOT IN (SELECT inode FROM chunk UNION SELECT inode FROM inline)
+                 AND inode NOT IN (SELECT inode FROM dirty))))""",
+    ),
+    (
+        "blocks",
+        f"""UPDATE inode SET blocks = c.total FROM (
+             SELECT inode, sum(blocks) AS total FROM ({ALLOCATED}) GROUP BY inode) c
            WHERE c.inode = inode.inode AND blocks != c.total
              AND NOT EXISTS (SELECT 1 FROM dirty d WHERE d.inode = c.inode)""",
     ),
@@ -194,7 +213,8 @@ class Repairs:
             ),
             (
                 stat.S_IFREG | 0o600,
-                f"SELECT DISTINCT inode FROM chunk c WHERE {missing.format('c.inode')}"
+                "SELECT DISTINCT inode FROM (SELECT inode FROM chunk UNION SELECT inode FROM inline) c"
+                f" WHERE {missing.format('c.inode')}"
                 " AND (inode IN (SELECT inode FROM dentry) OR inode NOT IN (SELECT inode FROM orphan))",
             ),
         )
@@ -208,8 +228,17 @@ class Repairs:
     def rows(self) -> None:
         """Rows that belong to nothing, or say what cannot be."""
         self.steps(_ROWS, "removed")
+        self._part_contents()
         self.acls()
         self.steps(_SIZES, "corrected")
+
+    def _part_contents(self) -> None:
+        """Content that is both inline and in chunks: the chunks stay, the other becomes a file of its own."""
+        for (number,) in self.database.rows(f"SELECT inode FROM inline WHERE {CONTESTED}"):
+            new = self.take_number()
+            self._make_inode(new, stat.S_IFREG | 0o600, None, 0)
+            self.database.execute("UPDATE inline SET inode = ? WHERE inode = ?", (new, number))
+            self.tell(f"inode {number} had content twice: what was inline is inode {new} now")
 
     def acls(self) -> None:
         """Access lists follow the mode; those that are none are removed."""
@@ -241,7 +270,7 @@ class Repairs:
         owner = self.database.execute("SELECT uid, gid FROM inode WHERE inode = 1").fetchone() or (0, 0)
         times = (self.now_ns,) * 3
         self.database.execute(
-            "INSERT INTO inode VALUES (?, ?, ?, ?, ?, 0, 0, 0, ?, ?, ?, ?)",
+            "INSERT INTO inode VALUES (?, ?, ?, ?, ?, 0, 0, 0, ?, ?, ?, ?, 0, 0)",
             (number, mode, links, *owner, *times, parent),
         )
 
@@ -280,8 +309,12 @@ def replace_chunk_rows(
             for chunk in chunks:
                 execute("INSERT INTO chunk VALUES (?, ?, ?, ?)", (inode, chunk.chunk_index, chunk.length, chunk.blocks))
             end = max((chunk.chunk_index * chunk_size + chunk.length for chunk in chunks), default=0)
-            blocks = sum(chunk.blocks for chunk in chunks)
-            execute("UPDATE inode SET size = max(size, ?), blocks = ? WHERE inode = ?", (end, blocks, inode))
+            execute("UPDATE inode SET size = max(size, ?) WHERE inode = ?", (end, inode))
+            execute(
+                f"UPDATE inode SET blocks = (SELECT ifnull(sum(blocks), 0) FROM ({ALLOCATED}) WHERE inode = ?1)"
+                " WHERE inode = ?1",
+                (inode,),
+            )
     database.commit()
 
 

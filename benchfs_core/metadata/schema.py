@@ -6,7 +6,7 @@ Imports nothing. Names are BLOBs (any byte but ``/`` and NUL), numbers 64-bit si
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Kept in SQLite's user_version."""
 
 UNREPAIRED = 0x42667352
@@ -14,7 +14,28 @@ UNREPAIRED = 0x42667352
 
 It may not know files whose chunks are there. The application_id of others is 0."""
 
-DDL = """
+INLINE_TABLE = """
+-- Content of small regular files. A row is the file's content; what is beyond it, up to inode.size, reads as zeros.
+-- Chunk files of that inode are dead, whatever its dirty mark says: a crash came while they took over, or before they
+-- were cut away. Rule: the inode is a regular file, without chunk rows unless it has a dirty mark; the content ends
+-- within inode.size.
+CREATE TABLE inline (
+    inode       INTEGER PRIMARY KEY,
+    data        BLOB    NOT NULL      -- 1 to 65,536 bytes
+) STRICT;
+"""
+
+UPGRADES = {
+    1: INLINE_TABLE
+    + """
+ALTER TABLE inode ADD COLUMN birth_ns INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE inode ADD COLUMN flags INTEGER NOT NULL DEFAULT 0;
+""",
+}
+"""What makes a database of each older schema one of the next: done, whole, when it is opened for writing."""
+
+DDL = (
+    """
 -- One row for each inode. The root directory is number 1.
 CREATE TABLE inode (
     inode       INTEGER PRIMARY KEY,  -- its number; from `number`, never reused. Rule: below number.high
@@ -27,12 +48,15 @@ CREATE TABLE inode (
     size        INTEGER NOT NULL,     -- bytes. A regular file without dirty mark: its size. With one: the least size
                                       --   it may have after recovery. A symlink: the length of its target. Else 0
     blocks      INTEGER NOT NULL,     -- units of 512 bytes allocated to its chunks when it was last clean.
-                                      --   Rule: without dirty mark the sum of its chunk rows
+                                      --   Rule: without dirty mark the sum of its chunk rows; of an inline file
+                                      --   8 for each 4096 bytes begun
     atime_ns    INTEGER NOT NULL,
     mtime_ns    INTEGER NOT NULL,
     ctime_ns    INTEGER NOT NULL,
-    parent      INTEGER               -- a directory's own parent (the root's is itself), for `..`; else NULL.
+    parent      INTEGER,              -- a directory's own parent (the root's is itself), for `..`; else NULL.
                                       --   Rule: equal to the parent of its one dentry
+    birth_ns    INTEGER NOT NULL DEFAULT 0,  -- when it was made; 0: not known
+    flags       INTEGER NOT NULL DEFAULT 0   -- FS_*_FL of linux/fs.h (ioctl_iflags(2)); none is in use yet
 ) STRICT;
 
 -- One row for each name. Rule: parent and inode exist, the parent is a directory; no two of one parent have one name.
@@ -93,6 +117,8 @@ CREATE TABLE number (
     high        INTEGER NOT NULL      -- Rule: low <= high; above every number in use
 ) STRICT;
 """
+    + INLINE_TABLE
+)
 
 PRAGMAS = (
     "PRAGMA journal_mode = WAL",

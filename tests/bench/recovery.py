@@ -40,7 +40,7 @@ def fill(source: Path, files: int) -> None:
     database = apsw.Connection(str(source / "meta" / "benchfs.db"))
     number = int(str(database.execute("SELECT high FROM number").fetchall()[0][0]))
     now_ns, directories = time.time_ns(), -(-files // FILES_PER_DIRECTORY)
-    inode = "INSERT INTO inode VALUES (?, ?, ?, 0, 0, 0, ?, ?, ?, ?, ?, ?)"
+    inode = "INSERT INTO inode VALUES (?, ?, ?, 0, 0, 0, ?, ?, ?, ?, ?, ?, 0, 0)"
     dentry = "INSERT INTO dentry VALUES (?, ?, ?, ?)"
     with database:
         for index in range(directories):

@@ -25,6 +25,7 @@ STEPS: tuple[Step, ...] = (
     ("write", "a", 127, 3),  # the end of the first chunk and the beginning of the second
     ("truncate", "a", 700),
     ("truncate", "a", 70_000),
+    ("truncate", "a", 0),
     ("unlink", "a"),
     ("create", "b", 0o600),
     ("rename", "a", "b"),
@@ -67,18 +68,19 @@ class Start:
     disk: Disk
     judge: FileJudge
     made: int
+    inline_bytes: int
 
     def session(self, sync: SyncMode) -> Session:
-        return Session(Layers(self.disk, sync), copy.deepcopy(self.judge), self.made)
+        return Session(Layers(self.disk, sync, self.inline_bytes), copy.deepcopy(self.judge), self.made)
 
 
-async def begin(steps: Sequence[Step], sync: SyncMode) -> Start:
-    session = Start(empty_disk(), FileJudge(sync), 0).session(sync)
+async def begin(steps: Sequence[Step], sync: SyncMode, inline_bytes: int = 0) -> Start:
+    session = Start(empty_disk(), FileJudge(sync), 0, inline_bytes).session(sync)
     await session.layers.recover()
     await session.play(steps)
     disk = await session.layers.close()
     session.layers.database.close()
-    return Start(disk, session.judge, session.made)
+    return Start(disk, session.judge, session.made, inline_bytes)
 
 
 def sequences(longest: int) -> Iterator[tuple[Step, ...]]:
@@ -118,7 +120,7 @@ async def crash_everywhere(
                 continue
             seen.add(disk.fingerprint)
             tally.crashes += 1
-            found = await problems_after_crash(disk, sync, judge)
+            found = await problems_after_crash(disk, sync, judge, start.inline_bytes)
             tally.problems += [f"{steps}, after {_said(effects[begun_at:end])}: {problem}" for problem in found]
 
 
@@ -128,8 +130,9 @@ def _said(effects: Sequence[Effect]) -> list[str]:
 
 @pytest.mark.parametrize("sync", SyncMode, ids=str)
 @pytest.mark.parametrize("name", STARTS)
-async def test_small_crashes(name: str, sync: SyncMode) -> None:
-    start, random, tally = await begin(STARTS[name], sync), Random(f"{SEED} {name} {sync}"), Tally()
+@pytest.mark.parametrize("inline_bytes", [0, 4096])
+async def test_small_crashes(name: str, sync: SyncMode, inline_bytes: int) -> None:
+    start, random, tally = await begin(STARTS[name], sync, inline_bytes), Random(f"{SEED} {name} {sync}"), Tally()
     for steps in sequences(3):
         await crash_everywhere(start, steps, sync, random, tally)
     assert not tally.problems, "\n".join(tally.problems[:10])

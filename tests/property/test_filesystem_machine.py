@@ -43,6 +43,7 @@ class FilesystemMachine(RuleBasedStateMachine):
 
     sync: ClassVar[SyncMode]
     store: ClassVar[StoreKind]
+    inline_bytes: ClassVar[int]
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +61,7 @@ class FilesystemMachine(RuleBasedStateMachine):
         self.held = self._open()
 
     def _open(self) -> HeldVolume:
-        return HeldVolume(self.portal, self.source, self.sync, self.store, self.ticks)
+        return HeldVolume(self.portal, self.source, self.sync, self.store, self.ticks, self.inline_bytes)
 
     @property
     def fs(self) -> FileSystem:
@@ -385,15 +386,16 @@ class FilesystemMachine(RuleBasedStateMachine):
             self.release(0)
 
 
-def machine(kind: StoreKind, mode: SyncMode) -> type[FilesystemMachine]:
+def machine(kind: StoreKind, mode: SyncMode, inline_bytes: int) -> type[FilesystemMachine]:
     """The machine for one store and mode; under its name hypothesis derives its examples."""
-    return type(f"Machine_{kind.value}_{mode.value}", (FilesystemMachine,), {"store": kind, "sync": mode})
+    settings = {"store": kind, "sync": mode, "inline_bytes": inline_bytes}
+    return type(f"Machine_{kind.value}_{mode.value}", (FilesystemMachine,), settings)
 
 
 needs_io_uring = pytest.mark.skipif(io_uring_available() is not None, reason="io_uring is not to be had here")
 
-TestMemory = machine(StoreKind.MEMORY, SyncMode.FSYNC).TestCase
-TestFileWrite = machine(StoreKind.FILE, SyncMode.WRITE).TestCase
-TestFileFsync = machine(StoreKind.FILE, SyncMode.FSYNC).TestCase
-TestIOUringWrite = needs_io_uring(machine(StoreKind.IO_URING, SyncMode.WRITE).TestCase)
-TestIOUringFsync = needs_io_uring(machine(StoreKind.IO_URING, SyncMode.FSYNC).TestCase)
+TestMemory = machine(StoreKind.MEMORY, SyncMode.FSYNC, 5000).TestCase
+TestFileWrite = machine(StoreKind.FILE, SyncMode.WRITE, 0).TestCase
+TestFileFsync = machine(StoreKind.FILE, SyncMode.FSYNC, 0).TestCase
+TestIOUringWrite = needs_io_uring(machine(StoreKind.IO_URING, SyncMode.WRITE, 16384).TestCase)
+TestIOUringFsync = needs_io_uring(machine(StoreKind.IO_URING, SyncMode.FSYNC, 16384).TestCase)

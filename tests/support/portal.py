@@ -52,10 +52,13 @@ class Portal:
 class HeldVolume:
     """A volume that stays open between calls."""
 
-    def __init__(self, portal: Portal, source: Path, sync: SyncMode, store: StoreKind, ticks: Ticks) -> None:
+    def __init__(
+        self, portal: Portal, source: Path, sync: SyncMode, store: StoreKind, ticks: Ticks, inline_bytes: int = 0
+    ) -> None:
         self._portal = portal
         self._how = (source, sync, store)
         self._ticks = ticks
+        self._inline_bytes = inline_bytes
         self._error: BaseException | None = None
         self._abandon = False
         self.volume: Volume = portal.call(self._start)
@@ -82,7 +85,7 @@ class HeldVolume:
     async def _serve(self, task_status: trio.TaskStatus[Volume | None]) -> None:
         started = False
         try:
-            async with open_test_volume(*self._how, ticks=self._ticks) as volume:
+            async with open_test_volume(*self._how, ticks=self._ticks, inline_bytes=self._inline_bytes) as volume:
                 started = True
                 task_status.started(volume)
                 await self._end.wait()

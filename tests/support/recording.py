@@ -17,6 +17,7 @@ import trio
 from benchfs_core.chunks.memory import InMemoryChunkStore
 from benchfs_core.data_durability import DataDurability
 from benchfs_core.file_io import FileIO
+from benchfs_core.inline_data import InlineData
 from benchfs_core.inodes import ActiveInode, InodeTable
 from benchfs_core.maintenance import MAX_ACTIVE, Maintenance
 from benchfs_core.metadata.checks import check_rules
@@ -122,7 +123,7 @@ class RecordingStore(InMemoryChunkStore):
 class Rig:
     """Everything from ``FileIO`` down. Use it as ``async with Rig(mode) as rig``."""
 
-    def __init__(self, sync: SyncMode, max_active: int = MAX_ACTIVE) -> None:
+    def __init__(self, sync: SyncMode, max_active: int = MAX_ACTIVE, *, inline_bytes: int = 0) -> None:
         self.events: list[str] = []
         self.wal_error: int | None = None
         self.wal_gate: trio.Event | None = None
@@ -138,7 +139,8 @@ class Rig:
         self.maintenance = Maintenance(
             self.store, marks, self.commit, self.inodes, self.durability, NEVER_S, ticks.now_s, max_active
         )
-        self.io = FileIO(self.store, marks, self.commit, self.durability, CHUNK_SIZE, ticks.now_ns, ticks.now_s)
+        inline = InlineData(self.metadata.contents, marks, self.store, self.commit, self.durability, inline_bytes)
+        self.io = FileIO(self.store, marks, self.commit, self.durability, inline, CHUNK_SIZE, ticks.now_ns, ticks.now_s)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Rig:
@@ -154,12 +156,11 @@ class Rig:
         await self._stack.__aexit__(kind, error, at)
 
     async def file(self, name: bytes = b"f", *, clean: bool = False) -> ActiveInode:
-        """Make an empty file; it has its dirty mark, not yet durable, unless it is to be ``clean``."""
+        """Make an empty file, not yet committed unless it is to be ``clean``."""
         await self.commit.writable()
         attributes = self.metadata.create(ROOT_INODE, name, 0o100644, OWNER, 1)
         node = self.inodes.add(ActiveInode.fresh(attributes, self.commit.sequence))
         if clean:
-            assert await self.durability.clean(node)
             await self.commit.commit()
             self.events.clear()
         return node

@@ -18,6 +18,7 @@ import trio
 from benchfs_core.data_durability import DataDurability
 from benchfs_core.file_io import FileIO
 from benchfs_core.filesystem import FileSystem
+from benchfs_core.inline_data import InlineData
 from benchfs_core.inodes import InodeTable
 from benchfs_core.maintenance import Maintenance
 from benchfs_core.metadata.checks import check_rules
@@ -55,7 +56,7 @@ def database_image(database: Database) -> bytes:
 class Layers:
     """An open volume over a disk; every effect on it is appended to ``effects``."""
 
-    def __init__(self, disk: Disk, sync: SyncMode) -> None:
+    def __init__(self, disk: Disk, sync: SyncMode, inline_bytes: int = 0) -> None:
         self.effects: list[Effect] = []
         ticks = Ticks()
         connection = apsw.Connection(":memory:")
@@ -68,7 +69,8 @@ class Layers:
         marks = self.metadata.marks
         durability = DataDurability(self.store, marks, self.commit, CHUNK_SIZE, sync)
         self.maintenance = Maintenance(self.store, marks, self.commit, self.inodes, durability, NEVER_S, ticks.now_s)
-        file_io = FileIO(self.store, marks, self.commit, durability, CHUNK_SIZE, ticks.now_ns, ticks.now_s)
+        inline = InlineData(self.metadata.contents, marks, self.store, self.commit, durability, inline_bytes)
+        file_io = FileIO(self.store, marks, self.commit, durability, inline, CHUNK_SIZE, ticks.now_ns, ticks.now_s)
         mounting = Mounting(False, AtimeMode.NOATIME, False, lambda: os.statvfs("/"))
         self.filesystem = FileSystem(
             self.metadata, self.commit, file_io, self.inodes, self.maintenance, mounting, ticks.now_ns
@@ -199,9 +201,9 @@ class Session:
                 await fs.release(handle)
 
 
-async def problems_after_crash(disk: Disk, sync: SyncMode, judge: FileJudge) -> list[str]:
+async def problems_after_crash(disk: Disk, sync: SyncMode, judge: FileJudge, inline_bytes: int = 0) -> list[str]:
     """Mount what a crash left, look, end in order, look again: what is wrong."""
-    layers = Layers(disk, sync)
+    layers = Layers(disk, sync, inline_bytes)
     try:
         problems = [f"before recovery: {rule}" for rule in check_rules(layers.database, CHUNK_SIZE)]
         await layers.recover()

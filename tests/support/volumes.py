@@ -57,6 +57,7 @@ async def open_test_volume(
     wrap_io: Callable[[ChunkIO], ChunkIO] | None = None,
     vfs: str | None = None,
     lock_wait_s: float = 0.0,
+    inline_bytes: int = 0,
 ) -> AsyncIterator[Volume]:
     """Open the volume in ``source``, made if need be; see ``open_volume``."""
     source.mkdir(exist_ok=True)
@@ -69,6 +70,7 @@ async def open_test_volume(
         commit_interval_s=NEVER_S,
         queue_depth=32,
         max_handles=max_handles,
+        inline_bytes=inline_bytes,
     )
     async with open_volume(
         source,

@@ -64,12 +64,12 @@ def test_chunk_files_that_no_row_knows_are_removed_once_they_are_old(volume: Dam
     assert young.exists()
 
 
-@pytest.mark.parametrize("table", ["xattr", "symlink", "dirty", "chunk", "orphan", "dentry", "inode"])
+@pytest.mark.parametrize("table", ["xattr", "symlink", "dirty", "chunk", "inline", "orphan", "dentry", "inode"])
 def test_a_number_that_any_row_has_is_somebodys(volume: Damaged, table: str) -> None:
     values = {
         "xattr": "(3, x'757365722e78', x'31')", "symlink": "(3, x'31')", "dirty": "(3, NULL)",
         "chunk": "(3, 0, 5000, 16)", "orphan": "(3)", "dentry": "(1, 100000, x'61', 3)",
-        "inode": "(3, 33152, 1, 0, 0, 0, 5000, 16, 0, 0, 0, NULL)",
+        "inode": "(3, 33152, 1, 0, 0, 0, 5000, 16, 0, 0, 0, NULL, 0, 0)", "inline": "(3, x'31')",
     }  # fmt: skip
     directory = nobodys(volume.source, 3)
     run_sql(volume.source, f"INSERT INTO {table} VALUES {values[table]}")
