@@ -65,6 +65,7 @@ class CutState:
         self.recorded = True
         self.size = size
         self.made += 1
+        self.boundaries.add(ChunkIndex(0))
 
     def record(self, size: int, sequence: int) -> None:
         """Shorten, with a record of it in transaction ``sequence``."""

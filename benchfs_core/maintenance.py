@@ -66,6 +66,8 @@ class Maintenance:
         self._orphans_waiting = trio.Event()
         self._clean_soon = trio.Event()
         self._pass_ended = trio.Event()
+        self._all_in_use = False
+        """Whether the last pass could not make room: nobody waits then until the next one has tried."""
         self._stuck: set[InodeId] = set()
         self._running = False
 
@@ -91,9 +93,9 @@ class Maintenance:
 
     async def room(self) -> None:
         """While too many files are dirty, wait for one pass of cleaning. A checkpoint only if it must wait."""
-        if len(self._inodes.active) < self._max_active or not self._running or self._commit.failed:
+        if len(self._inodes.active) < self._max_active or self._all_in_use:
             return
-        if self._cleanable(age_s=0):
+        if self._running and not self._commit.failed:
             self._clean_soon.set()
             await self._pass_ended.wait()
 
@@ -148,6 +150,9 @@ class Maintenance:
             self._clean_soon = trio.Event()
             await _attempt("cutting files", self._settle_cuts)
             await _attempt("making files clean", self._clean_idle)
+            if len(self._inodes.active) >= self._max_active:
+                await _attempt("storing times", self._store_times)
+            self._all_in_use = len(self._inodes.active) >= self._max_active
             self._pass_ended.set()
             self._pass_ended = trio.Event()
 
@@ -214,6 +219,17 @@ class Maintenance:
                 self._inodes.drop_if_idle(node)
 
     async def _delete(self, inodes: list[InodeId]) -> None:
+        with_chunks = [inode for inode in inodes if self._store.holds(inode)]
+        gone = sorted({*inodes}.difference(with_chunks))
+        if with_chunks:
+            gone += await self._delete_chunks(with_chunks)
+        await self._commit.writable(frees=True)
+        self._marks.forget_orphans(gone)
+        for inode in gone:
+            self._inodes.discard(inode)
+
+    async def _delete_chunks(self, inodes: list[InodeId]) -> list[InodeId]:
+        """Delete the chunks of orphans; those of which that is done, durably, and which have few rows left."""
         await self._commit.commit()  # write-ahead: that they are orphans is durable before their chunks go
         gone: list[InodeId] = []
         todo = iter(inodes)
@@ -236,10 +252,7 @@ class Maintenance:
             while self._marks.trim_chunk_rows(inode, _ROWS_AT_ONCE) == _ROWS_AT_ONCE:
                 await trio.lowlevel.checkpoint()
                 await self._commit.writable(frees=True)
-        await self._commit.writable(frees=True)
-        self._marks.forget_orphans(gone)
-        for inode in gone:
-            self._inodes.discard(inode)
+        return gone
 
 
 async def _attempt(what: str, work: Callable[[], Awaitable[None]]) -> None:

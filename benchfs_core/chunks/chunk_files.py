@@ -133,6 +133,10 @@ class ChunkFiles:
         """Flush the whole filesystem below (syncfs(2)); see ``ChunkStore``."""
         await self._inside(partial(self._io.run, partial(flush_filesystem, self._filesystem)))
 
+    def holds(self, inode: InodeId) -> bool:
+        """Whether it has a directory, asked on the event loop; see ``ChunkStore``."""
+        return os.path.lexists(f"{self._base}/{inode}")
+
     async def find_inodes(self, numbers: range) -> list[InodeId]:
         """Those of the numbers that have a directory; see ``ChunkStore``."""
         look = partial(directories.existing, self._base)

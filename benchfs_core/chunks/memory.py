@@ -103,6 +103,10 @@ class InMemoryChunkStore:
         """Nothing to do."""
         await self._enter()
 
+    def holds(self, inode: InodeId) -> bool:
+        """Whether it has chunks."""
+        return inode in self._files
+
     async def find_inodes(self, numbers: range) -> list[InodeId]:
         """Those of the numbers that have chunks."""
         await self._enter()

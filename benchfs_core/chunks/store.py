@@ -81,6 +81,10 @@ class ChunkStore(Protocol):
         """
         ...
 
+    def holds(self, inode: InodeId) -> bool:
+        """Whether there is anything of the inode, chunks or at least a place for them. Not a checkpoint."""
+        ...
+
     async def find_inodes(self, numbers: range) -> list[InodeId]:
         """Those of the given inode numbers that have chunks, or at least a place for them; rising."""
         ...

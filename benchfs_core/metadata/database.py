@@ -14,9 +14,10 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeAlias
 
 import apsw
@@ -73,6 +74,7 @@ class Database:
         self._read_only = read_only
         self._now_s = now_s
         self._changed = False
+        self._change = Change(self)
         connection.set_wal_hook(self._note_wal)
 
     @classmethod
@@ -127,34 +129,33 @@ class Database:
         """Whether the open transaction changed anything."""
         return self._changed
 
-    @contextmanager
-    def change(self) -> Iterator[None]:
-        """Make the block's changes whole or not at all, in the open transaction.
+    def change(self) -> Change:
+        """Make the block's changes whole or not at all, in the open transaction; within another change as part of it.
 
         Raises:
             VolumeReadOnly: opened read-only, or failed before.
             NoSpace: the filesystem below is full; the block changed nothing.
             MetadataFailed: SQLite failed; the database changes nothing from now on.
         """
+        return self._change
+
+    def begin_change(self) -> None:
+        """Called by ``Change``: open a savepoint."""
         if self._read_only or self.failure is not None:
             raise VolumeReadOnly(self.failure or "mounted read-only")
-        execute = self.execute
-        try:
-            if not self._connection.in_transaction:
-                execute("BEGIN IMMEDIATE")
-            execute("SAVEPOINT s")
-            try:
-                yield
-            except BaseException:
-                if self._connection.in_transaction:
-                    execute("ROLLBACK TO s")
-                    execute("RELEASE s")
-                raise
-            execute("RELEASE s")
+        if not self._connection.in_transaction:
+            self.execute("BEGIN IMMEDIATE")
+        self.execute("SAVEPOINT s")
+
+    def end_change(self, *, keep: bool) -> None:
+        """Called by ``Change``: keep what was changed since ``begin_change``, or take it back."""
+        if keep:
+            self.execute("RELEASE s")
             self._changed = True
             self.pending_bytes += _CHANGE_BYTES
-        except apsw.Error as error:
-            raise self._translated(error) from error
+        elif self._connection.in_transaction:
+            self.execute("ROLLBACK TO s")
+            self.execute("RELEASE s")
 
     def commit(self) -> int:
         """Append the open transaction to the WAL; return the number of the last transaction that was.
@@ -215,6 +216,26 @@ class Database:
     def _note_wal(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
         self.wal_bytes = 32 + pages * _WAL_FRAME_BYTES
         return apsw.SQLITE_OK
+
+
+class Change:
+    """A block of changes; a class of its own since every request that changes something enters one."""
+
+    __slots__ = ("_database", "_depth")
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        if not self._depth:
+            self._database.begin_change()
+        self._depth += 1
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self._database.end_change(keep=kind is None)
 
 
 class WalCheckpointer:

@@ -75,9 +75,9 @@ class MetadataManager:
             NotADirectory: ``parent`` is not a directory.
             NameTooLong: over 255 bytes.
         """
-        row = self._execute(_LOOKUP, (parent, name)).fetchone()
-        if row is not None:
-            return Attributes(*row)
+        found = self._entry(parent, name)
+        if found is not None:
+            return found
         if len(name) > MAX_NAME_BYTES:
             raise NameTooLong(f"name of {len(name)} bytes")
         directory = self._directory(parent)
@@ -216,7 +216,8 @@ class MetadataManager:
         """
         _check_no_dots(name, new_name)
         moved = self.lookup(parent, name)
-        target = self._find(new_parent, new_name)
+        target = self._entry(new_parent, new_name)
+        directory = self._directory_for_name(new_parent, new_name) if target is None else None
         if target is not None and not overwrite:
             raise EntryExists(f"{new_name!r} in inode {new_parent}")
         is_directory = stat.S_ISDIR(moved.mode)
@@ -226,10 +227,8 @@ class MetadataManager:
             if target.inode == moved.inode:
                 return moved, None
             self._check_replaceable(moved, target)
-        if target is None:
-            directory = self._directory_for_new(new_parent, new_name)
-            if is_directory and parent != new_parent:
-                self._check_room(directory)
+        if directory is not None and is_directory and parent != new_parent:
+            self._check_room(directory)
         with self._database.change():
             self._execute("DELETE FROM dentry WHERE parent = ? AND name = ?", (parent, name))
             if target is None:
@@ -309,6 +308,13 @@ class MetadataManager:
         return attributes
 
     def _directory_for_new(self, parent: InodeId, name: bytes) -> Attributes:
+        directory = self._directory_for_name(parent, name)
+        if name in (b".", b"..") or self._entry(parent, name) is not None:
+            raise EntryExists(f"{name!r} in inode {parent}")
+        return directory
+
+    def _directory_for_name(self, parent: InodeId, name: bytes) -> Attributes:
+        """The directory, if a new entry may have this name, whether it is taken or not."""
         if len(name) > MAX_NAME_BYTES:
             raise NameTooLong(f"name of {len(name)} bytes")
         directory = self._directory(parent)
@@ -316,15 +322,12 @@ class MetadataManager:
             raise NoSuchEntry(f"directory inode {parent} was removed")
         if not name or b"/" in name or b"\0" in name:
             raise InvalidArgument(f"{name!r} cannot be a name")
-        if self._find(parent, name) is not None:
-            raise EntryExists(f"{name!r} in inode {parent}")
         return directory
 
-    def _find(self, parent: InodeId, name: bytes) -> Attributes | None:
-        try:
-            return self.lookup(parent, name)
-        except NoSuchEntry:
-            return None
+    def _entry(self, parent: InodeId, name: bytes) -> Attributes | None:
+        """What an entry leads to; None if there is none of that name."""
+        row = self._execute(_LOOKUP, (parent, name)).fetchone()
+        return None if row is None else Attributes(*row)
 
     def _check_empty(self, directory: InodeId) -> None:
         if self._execute("SELECT 1 FROM dentry WHERE parent = ? LIMIT 1", (directory,)).fetchone() is not None:

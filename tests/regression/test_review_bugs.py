@@ -169,7 +169,7 @@ async def test_a_bug_in_background_work_ends_neither_it_nor_the_mount(
     """Only expected failures were caught."""
     async with Rig(SyncMode.WRITE) as rig, trio.open_nursery() as nursery:
         nursery.start_soon(rig.maintenance.run)
-        await rig.file(b"a")
+        await rig.io.write(await rig.file(b"a"), 0, b"x")
         rig.metadata.unlink(ROOT_INODE, b"a", 1)
         rig.store.fail("delete_file_chunks", RuntimeError("a bug"))
         await wait_all_tasks_blocked()

@@ -58,6 +58,9 @@ class FaultyStore:
     async def fsync_all(self) -> None:
         await self._flush("fsync_all", None, self._inner.fsync_all)
 
+    def holds(self, inode: InodeId) -> bool:
+        return self._inner.holds(inode)
+
     async def find_inodes(self, numbers: range) -> list[InodeId]:
         return await self._do("find_inodes", None, lambda: self._inner.find_inodes(numbers))
 

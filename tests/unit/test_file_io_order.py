@@ -261,6 +261,8 @@ async def test_chunks_of_an_orphan_go_after_the_unlink_is_durable_and_rows_after
 async def test_a_chunk_that_cannot_be_deleted_keeps_its_orphan_for_the_next_mount() -> None:
     async with Rig(SyncMode.FSYNC) as rig:
         node, other = await rig.file(), await rig.file(b"other")
+        for each in (node, other):
+            await rig.io.write(each, 0, b"x")
         for name in (b"f", b"other"):
             rig.metadata.unlink(ROOT_INODE, name, 1)
         rig.store.fail("delete_file_chunks", errno.EIO)
