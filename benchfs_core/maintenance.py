@@ -121,12 +121,13 @@ class Maintenance:
         if failure is not None:
             raise failure
 
-    async def delete_waiting_orphans(self) -> None:
-        """Delete the chunks and rows of every orphan that nobody uses."""
+    async def delete_waiting_orphans(self, *, at_end: bool = False) -> None:
+        """Delete the chunks and rows of every orphan that nobody uses; ``at_end`` nobody uses any."""
         after = 0
         while page := self._marks.orphans(after, _ORPHANS_AT_ONCE):
             after = page[-1]
-            unused = [inode for inode in page if inode not in self._stuck and not self._inodes.in_use(inode)]
+            unused = [inode for inode in page if at_end or not self._inodes.in_use(inode)]
+            unused = [inode for inode in unused if inode not in self._stuck]
             if unused:
                 await self._delete(unused)
 
@@ -213,7 +214,7 @@ class Maintenance:
     async def _store_times(self) -> None:
         moved = [node for node in self._inodes.active.values() if node.times_moved]
         if moved:
-            await self._commit.writable()
+            await self._commit.writable(frees=True)  # rows stay as long as they are
             for node in moved:
                 self._durability.store_times(node)
                 self._inodes.drop_if_idle(node)

@@ -42,6 +42,7 @@ from benchfs_core.metadata.database import IN_MEMORY, Database, WalCheckpointer,
 from benchfs_core.metadata.group_commit import WAL_INDEX_RESERVE_BYTES, WAL_RESERVE_BYTES, GroupCommit
 from benchfs_core.metadata.manager import MetadataManager
 from benchfs_core.metadata.numbers import Numbers
+from benchfs_core.metadata.space import DatabaseSpace, open_database_file
 from benchfs_core.mounting import Mounting
 from benchfs_core.recovery import Recovered, recover
 from benchfs_core.superblock import (
@@ -108,6 +109,7 @@ class _Storage:
     note: str
     flush_wal: Callable[[], Awaitable[None]]
     checkpointer: WalCheckpointer | None
+    space: DatabaseSpace | None
     lock: VolumeLock | None
     count_io: Callable[[], dict[str, int]] = dict
     ring: Ring | None = None
@@ -172,7 +174,7 @@ async def _serve(storage: _Storage, source: Path, options: VolumeOptions, clocks
     """Wire the layers above the storage; recover; run the background work; at the end bring everything to disk."""
     chunk_size, database = storage.superblock.chunk_size, storage.database
     numbers, inodes = Numbers(database), InodeTable()
-    commit = GroupCommit(database, numbers, storage.flush_wal, storage.checkpointer)
+    commit = GroupCommit(database, numbers, storage.flush_wal, storage.checkpointer, storage.space)
     metadata = MetadataManager(database, numbers, acl=options.acl)
     durability = DataDurability(storage.store, metadata.marks, commit, chunk_size, options.sync)
     maintenance = Maintenance(
@@ -185,7 +187,7 @@ async def _serve(storage: _Storage, source: Path, options: VolumeOptions, clocks
     filesystem = FileSystem(metadata, commit, file_io, inodes, maintenance, mounting, clocks.now_ns)
     recovered = await recover(storage.store, metadata, numbers, inodes, chunk_size, read_only=options.read_only)
     if not options.read_only:
-        await commit.writable()  # reserves numbers: along with what recovery noted, durably
+        await commit.writable(frees=True)  # reserves numbers: along with what recovery noted, durably
     volume = Volume(
         *(filesystem, storage.superblock, storage.kind, storage.note, recovered, maintenance, storage.lock),
         options=options,
@@ -214,7 +216,7 @@ async def _bring_to_disk(volume: Volume, commit: GroupCommit, numbers: Numbers) 
         volume.lock.closing()
     try:
         await volume.maintenance.sync()
-        await volume.maintenance.delete_waiting_orphans()
+        await volume.maintenance.delete_waiting_orphans(at_end=True)
         numbers.settle()
         await commit.commit()
     except (BenchFSError, OSError) as error:
@@ -245,19 +247,7 @@ async def _open_storage(
     io = counted if wrap_io is None else wrap_io(counted)
     if superblock is None:
         superblock = _format(source, format_options or FormatOptions(), clocks)
-    closed_last = stack.enter_context(ExitStack())
-    database = Database.open(source / DATABASE, read_only=options.read_only, vfs=vfs)
-    stack.callback(database.close)
-    checkpointer, wal = None, -1
-    if not options.read_only:
-        checkpointer = WalCheckpointer(database.path, vfs)
-        stack.callback(checkpointer.close)
-        wal = open_wal(database.path)
-        stack.callback(os.close, wal)
-        wal_index = open_wal_index(database.path)
-        closed_last.callback(os.close, wal_index)
-        _reserve(wal, WAL_RESERVE_BYTES)
-        _reserve(wal_index, WAL_INDEX_RESERVE_BYTES)
+    database, checkpointer, space, wal = _open_database(stack, source, options, vfs)
     store_class = IOUringChunkStore if kind is StoreKind.IO_URING else FileChunkStore
     store = store_class(
         str(source / CHUNKS),
@@ -270,11 +260,33 @@ async def _open_storage(
     flush_wal = partial(io.fsync, wal, datasync=True)
     count_io = partial(_counts, counted)
     ring = counted.ring if isinstance(counted, RingIO) else None
-    return _Storage(superblock, database, store, kind, note, flush_wal, checkpointer, lock, count_io, ring)
+    return _Storage(superblock, database, store, kind, note, flush_wal, checkpointer, space, lock, count_io, ring)
 
 
 def _counts(io: RingIO | ThreadIO) -> dict[str, int]:
     return {**asdict(io.counts), "ring_enters": io.enter_count}
+
+
+def _open_database(
+    stack: AsyncExitStack, source: Path, options: VolumeOptions, vfs: str | None
+) -> tuple[Database, WalCheckpointer | None, DatabaseSpace | None, int]:
+    """The database, what serves it, and the descriptor of its WAL, -1 where nothing is changed."""
+    closed_last = stack.enter_context(ExitStack())  # descriptors that carry SQLite's locks
+    database = Database.open(source / DATABASE, read_only=options.read_only, vfs=vfs)
+    stack.callback(database.close)
+    if options.read_only:
+        return database, None, None, -1
+    space = DatabaseSpace(open_database_file(database.path))
+    closed_last.callback(space.close)
+    checkpointer = WalCheckpointer(database.path, vfs)
+    stack.callback(checkpointer.close)
+    wal = open_wal(database.path)
+    stack.callback(os.close, wal)
+    wal_index = open_wal_index(database.path)
+    closed_last.callback(os.close, wal_index)
+    _reserve(wal, WAL_RESERVE_BYTES)
+    _reserve(wal_index, WAL_INDEX_RESERVE_BYTES)
+    return database, checkpointer, space, wal
 
 
 def _check_chunk_size(source: Path, superblock: Superblock, wanted: FormatOptions | None) -> None:
@@ -316,7 +328,7 @@ def _memory_storage(
     async def nothing_to_flush() -> None:
         await trio.lowlevel.checkpoint()
 
-    return _Storage(superblock, database, store, StoreKind.MEMORY, "", nothing_to_flush, None, None)
+    return _Storage(superblock, database, store, StoreKind.MEMORY, "", nothing_to_flush, None, None, None)
 
 
 def _handle_limit(wanted: int) -> int:

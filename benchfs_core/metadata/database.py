@@ -68,6 +68,8 @@ class Database:
         """When that came about, seconds since 1970."""
         self.wal_bytes = 0
         """Length of the WAL's used part after the last commit."""
+        self.wal_saved_bytes = 0
+        """How much of that a WAL checkpoint has copied into the database file, all of it at that time."""
         self.pending_bytes = 0
         """About how much the open transaction will add to the WAL; rather too much."""
         self._connection = connection
@@ -123,6 +125,11 @@ class Database:
             return self._connection.execute(sql, bindings)
         except apsw.Error as error:
             raise self._translated(error) from error
+
+    @property
+    def unsaved_bytes(self) -> int:
+        """The most that the database file will grow by, for what was changed so far."""
+        return self.wal_bytes - self.wal_saved_bytes + self.pending_bytes
 
     @property
     def has_changes(self) -> bool:
@@ -215,6 +222,8 @@ class Database:
 
     def _note_wal(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
         self.wal_bytes = 32 + pages * _WAL_FRAME_BYTES
+        if self.wal_bytes < self.wal_saved_bytes:
+            self.wal_saved_bytes = 0  # begun anew
         return apsw.SQLITE_OK
 
 

@@ -16,6 +16,7 @@ import trio
 from benchfs_core.errors import MetadataFailed, NoSpace, VolumeReadOnly
 from benchfs_core.metadata.database import Database, WalCheckpointer
 from benchfs_core.metadata.numbers import RESERVATION, Numbers
+from benchfs_core.metadata.space import DatabaseSpace
 from benchfs_core.shared_flush import SharedFlush
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class GroupCommit:
         numbers: Numbers,
         flush_wal: Callable[[], Awaitable[None]],
         checkpointer: WalCheckpointer | None,
+        space: DatabaseSpace | None = None,
     ) -> None:
         """Serve one database.
 
@@ -56,11 +58,13 @@ class GroupCommit:
             numbers: the source that must not run dry.
             flush_wal: makes the WAL file durable; OSError if it cannot.
             checkpointer: copies the WAL into the database; None for a database in memory.
+            space: what the database file may grow into; None for one in memory.
         """
         self._database = database
         self._numbers = numbers
         self._flush_wal = flush_wal
         self._checkpointer = checkpointer
+        self._space = space
         self._shared = SharedFlush(self._commit_and_flush)
         self._durable = 0
         self._gate: trio.Event | None = None
@@ -100,6 +104,8 @@ class GroupCommit:
             self.raise_if_failed()
             if self._no_space is not None and not frees and self._wal_is_nearly_full():
                 raise NoSpace(self._no_space)
+            if self._space is not None and not frees:
+                self._space.ensure(self._database.unsaved_bytes)
             if self._gate is not None:
                 await self._gate.wait()
             elif self._database.pending_bytes > _TRANSACTION_BYTES:
@@ -141,7 +147,7 @@ class GroupCommit:
     async def commit_interval(self) -> None:
         """What is due every commit interval: changes become durable, and numbers are reserved before anybody waits."""
         if self._numbers.remaining < RESERVATION // 2:
-            await self.writable()
+            await self.writable(frees=True)
             await self._reserve_numbers()
         await self.commit()
 
@@ -158,7 +164,10 @@ class GroupCommit:
             await trio.to_thread.run_sync(self._checkpointer.run)
             self._gate = trio.Event()
             await self.commit()
-            await trio.to_thread.run_sync(self._checkpointer.run)
+            if await trio.to_thread.run_sync(self._checkpointer.run):
+                self._database.wal_saved_bytes = self._database.wal_bytes
+            if self._space is not None:
+                self._space.refresh()
             self._no_space = None
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -21,6 +21,7 @@ from tests.support.volumes import (
     listing,
     open_test_volume,
     read_file,
+    used_chunks,
     write_file,
 )
 
@@ -290,3 +291,15 @@ async def test_times_that_the_kernel_tells_late_do_not_go_back(tmp_path: Path, t
         after = await fs.setattr(made.inode, change, late_times=True)  # a clock that was set back
         assert (after.ctime_ns, after.mtime_ns) == (change.ctime_ns, change.mtime_ns)
         await fs.release(handle)
+
+
+async def test_an_orderly_end_with_an_unlinked_file_open_is_no_unclean_one(tmp_path: Path) -> None:
+    """Its dirty mark and its chunks were left to the next mount, which then told of an unclean end."""
+    async with open_test_volume(tmp_path, SyncMode.FSYNC) as volume:
+        fs = volume.filesystem
+        handle, _ = await fs.create(ROOT_INODE, b"f", 0o644, OWNER)
+        await fs.write(handle, 0, b"x")
+        await fs.unlink(ROOT_INODE, b"f")
+    assert used_chunks(tmp_path) == []
+    async with open_test_volume(tmp_path, SyncMode.FSYNC) as volume:
+        assert not volume.recovered.unclean
