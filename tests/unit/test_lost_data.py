@@ -221,8 +221,9 @@ async def test_only_want_of_space_is_told_by_its_own_number(tmp_path: Path, erro
 async def test_want_of_space_for_a_chunk_directory_is_told_as_such(tmp_path: Path) -> None:
     async with failing(tmp_path, error=errno.ENOSPC, operation="fsync") as (fs, fail_next):
         handle, made = await fs.create(ROOT_INODE, b"f", 0o600, OWNER)
-        await fs.write(handle, 0, b"x")
-        await fs.setattr(made.inode, AttributeChange(), 0)
+        await fs.write(handle, 0, b"x" * (CHUNK_SIZE + 1))
+        await fs.fsync(handle)
+        await fs.setattr(made.inode, AttributeChange(), CHUNK_SIZE)
         fail_next()
         with pytest.raises(FlushFailed, match="chunk directory") as raised:
             await fs.fsync(handle)
