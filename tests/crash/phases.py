@@ -156,7 +156,9 @@ def kill_in_unmount(volume: MountedVolume, rng: random.Random) -> bool:
 def kill_in_format(source: Path, rng: random.Random) -> bool:
     """Have an empty directory formatted, and kill that; whether there was something, but no superblock."""
     stage = rng.choice(FORMAT_STAGES)
-    with subprocess.Popen([BENCHFS, "mkfs", source], stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [BENCHFS, "mkfs", "--chunk-size", f"{CHUNK >> 10}K", source], stdout=subprocess.DEVNULL
+    ) as process:
         watch(lambda: (source / stage).exists() or (source / SUPERBLOCK).exists(), f"{stage} is there")
         linger(rng, 0.02)
         process.kill()

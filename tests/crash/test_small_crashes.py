@@ -6,18 +6,16 @@ crashed within its last operation, with everything that is not flushed by then, 
 
 from __future__ import annotations
 
-import copy
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from random import Random
 
 import pytest
 
 from benchfs_core.types import SyncMode
-from tests.powercut.file_judge import FileJudge
-from tests.support.lossy import Disk, Effect, crash
-from tests.support.small_crashes import Layers, Session, Step, empty_disk, problems_after_crash
+from tests.crash.everywhere import Tally, begin, crash_everywhere
+from tests.crash.random_crashes import run
+from tests.support.small_crashes import Step
 
 STEPS: tuple[Step, ...] = (
     ("create", "a", 0o644),
@@ -36,6 +34,7 @@ STEPS: tuple[Step, ...] = (
 )
 STARTS: dict[str, tuple[Step, ...]] = {
     "empty": (),
+    "a small file": (("create", "a", 0o644), ("write", "a", 0, 2), ("settle",)),
     "two files": (
         ("create", "a", 0o644),
         ("write", "a", 0, 2),
@@ -45,42 +44,10 @@ STARTS: dict[str, tuple[Step, ...]] = {
         ("settle",),
     ),
 }
-LOSSES = {1: 6, 2: 3, 3: 1, 5: 10}
+LOSSES = {1: 6, 2: 3, 3: 1}
 """Choices of what is lost at each point, by the length of the sequence."""
 
 SEED = 2
-
-
-@dataclass(slots=True)
-class Tally:
-    """What was done."""
-
-    sequences: int = 0
-    points: int = 0
-    crashes: int = 0
-    problems: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Start:
-    """A volume that was closed in order, and what is known of it."""
-
-    disk: Disk
-    judge: FileJudge
-    made: int
-    inline_bytes: int
-
-    def session(self, sync: SyncMode) -> Session:
-        return Session(Layers(self.disk, sync, self.inline_bytes), copy.deepcopy(self.judge), self.made)
-
-
-async def begin(steps: Sequence[Step], sync: SyncMode, inline_bytes: int = 0) -> Start:
-    session = Start(empty_disk(), FileJudge(sync), 0, inline_bytes).session(sync)
-    await session.layers.recover()
-    await session.play(steps)
-    disk = await session.layers.close()
-    session.layers.database.close()
-    return Start(disk, session.judge, session.made, inline_bytes)
 
 
 def sequences(longest: int) -> Iterator[tuple[Step, ...]]:
@@ -88,53 +55,13 @@ def sequences(longest: int) -> Iterator[tuple[Step, ...]]:
         yield from itertools.product(STEPS, repeat=length)
 
 
-async def crash_everywhere(
-    start: Start, steps: Sequence[Step], sync: SyncMode, random: Random, tally: Tally, lie: str = ""
-) -> None:
-    """Play the steps; then crash at each point of the last of them. ``lie``: a kind of flush that did nothing."""
-    session = start.session(sync)
-    effects = session.layers.effects
-    await session.layers.recover()
-    try:
-        for step in steps[:-1]:
-            if not session.applies(step):
-                return
-            await session.play([step])
-        if not session.applies(steps[-1]):
-            return
-        begun_at = len(effects)
-        operation = session.begin(steps[-1])
-        in_flight = copy.deepcopy(session.judge)
-        session.done(operation, await session.do(operation))
-    finally:
-        session.layers.database.close()
-    tally.sequences += 1
-    for end in range(begun_at, len(effects) + 1):
-        tally.points += 1
-        judge = session.judge if end == len(effects) else in_flight
-        seen: set[int] = set()
-        had = [effect for effect in effects[:end] if effect.kind != lie]
-        for _ in range(LOSSES[len(steps)]):
-            disk = crash(start.disk, had, random)
-            if disk.fingerprint in seen:
-                continue
-            seen.add(disk.fingerprint)
-            tally.crashes += 1
-            found = await problems_after_crash(disk, sync, judge, start.inline_bytes)
-            tally.problems += [f"{steps}, after {_said(effects[begun_at:end])}: {problem}" for problem in found]
-
-
-def _said(effects: Sequence[Effect]) -> list[str]:
-    return [f"{effect.kind} {effect.inode}/{effect.chunk}" for effect in effects]
-
-
 @pytest.mark.parametrize("sync", SyncMode, ids=str)
-@pytest.mark.parametrize("name", STARTS)
+@pytest.mark.parametrize("name", ["empty", "two files"])
 @pytest.mark.parametrize("inline_bytes", [0, 4096])
 async def test_small_crashes(name: str, sync: SyncMode, inline_bytes: int) -> None:
     start, random, tally = await begin(STARTS[name], sync, inline_bytes), Random(f"{SEED} {name} {sync}"), Tally()
     for steps in sequences(3):
-        await crash_everywhere(start, steps, sync, random, tally)
+        await crash_everywhere(start, steps, sync, random, tally, LOSSES[len(steps)])
     assert not tally.problems, "\n".join(tally.problems[:10])
     assert tally.crashes > tally.sequences > 100
 
@@ -144,8 +71,22 @@ async def test_small_crashes(name: str, sync: SyncMode, inline_bytes: int) -> No
 async def test_a_flush_that_did_nothing_is_found_out(sync: SyncMode, lie: str) -> None:
     start, random, tally = await begin(STARTS["two files"], sync), Random(SEED), Tally()
     for steps in ((("write", "a", 127, 3), ("fsync", "a")), (("truncate", "a", 700), ("fsync", "a"))):
-        await crash_everywhere(start, steps, sync, random, tally, lie)
+        await crash_everywhere(start, steps, sync, random, tally, 3, lie=lie)
     assert tally.problems
+
+
+@pytest.mark.parametrize("sync", SyncMode, ids=str)
+async def test_a_lying_flush_of_inline_files_is_found_out(sync: SyncMode) -> None:
+    start, random, tally = await begin(STARTS["a small file"], sync, 4096), Random(SEED), Tally()
+    for steps in ((("write", "a", 1, 3), ("fsync", "a")), (("truncate", "a", 700), ("fsync", "a"))):
+        await crash_everywhere(start, steps, sync, random, tally, 3, lie="wal")
+    assert tally.problems
+
+
+async def test_longer_sequences_and_two_crashes_in_a_row() -> None:
+    tally = await run(SEED, longest=8, sequences=120, until_s=float("inf"))
+    assert not tally.problems, "\n".join(tally.problems)
+    assert tally.crashes > tally.sequences
 
 
 @pytest.mark.parametrize("sync", SyncMode, ids=str)
@@ -158,6 +99,6 @@ async def test_a_truncate_into_a_hole_keeps_to_the_size_it_set(sync: SyncMode) -
         ("truncate", "a", 50_169),  # between the end of the first chunk's data and its end
         ("settle",),
     )
-    await crash_everywhere(start, steps, sync, random, tally)
+    await crash_everywhere(start, steps, sync, random, tally, 10)
     assert tally.crashes
     assert not tally.problems, "\n".join(tally.problems)
