@@ -2,7 +2,8 @@
 
 Imports ``blocks``. A block shows what was acknowledged for it or something begun later. An operation that was not made
 durable may have happened or not, block by block, with one order that must be kept: where anything written after a
-truncate shows beyond its end, nothing from before it does.
+truncate shows beyond its end, nothing from before it does. A block is written whole or not at all, but for one in which
+a file ended: a write that was under way may show its beginning up to there.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ class Content:
         for index in range(first, first + count):
             # A truncate that is not durable is made again at recovery, and takes what was written beyond it since.
             cut = [(generation, left) for size, _ in self._cuts if 0 < (left := size - index * BLOCK) < BLOCK]
-            self._values[index] = (*self._values.get(index, (ZEROS,)), *cut, (generation, BLOCK))
+            # Where a file below ends inside a block, its new bytes may be on disk before its new size is.
+            before = self._values.get(index, (ZEROS,))
+            torn = [(generation, left) for _, left in before if 0 < left < BLOCK]
+            self._values[index] = (*dict.fromkeys([*before, *cut, *torn]), (generation, BLOCK))
             self._unsettled.add(index)
         self.size = max(self.size, (first + count) * BLOCK)
         self._high = max(self._high, self.size)

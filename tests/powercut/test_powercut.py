@@ -111,6 +111,22 @@ def test_the_judge_of_cuts() -> None:
     assert content.problem(whole + block(7, 4, 4))
 
 
+def test_the_judge_of_a_write_under_way_where_a_file_ended() -> None:
+    content = Content(7)
+    content.write(0, 4, 1)
+    content.truncate(2 * BLOCK + 100, 2)
+    content.truncate(4 * BLOCK, 3)
+    content.settle()
+    first, rest = run_of_blocks(7, 0, 2, 1), bytes(2 * BLOCK - 100)
+    assert content.problem(first + block(7, 2, 1)[:100] + rest) is None
+    content.write(2, 1, 4)
+    torn = first + block(7, 2, 4)[:100] + rest
+    assert content.problem(torn) is None
+    assert content.problem(first + block(7, 2, 4)[:101] + rest[1:]), "torn elsewhere"
+    content.settle()
+    assert content.problem(torn), "acknowledged"
+
+
 def test_the_judge_of_names(tmp_path: Path) -> None:
     judge = FileJudge(SyncMode.FSYNC)
 
