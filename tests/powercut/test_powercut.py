@@ -122,7 +122,7 @@ def test_the_judge_of_a_write_under_way_where_a_file_ended() -> None:
     content.write(2, 1, 4)
     torn = first + block(7, 2, 4)[:100] + rest
     assert content.problem(torn) is None
-    assert content.problem(first + block(7, 2, 4)[:101] + rest[1:]), "torn elsewhere"
+    assert content.problem(first + block(7, 2, 4)[:105] + rest[5:]), "torn elsewhere"
     content.settle()
     assert content.problem(torn), "acknowledged"
 
