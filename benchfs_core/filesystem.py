@@ -164,7 +164,10 @@ class FileSystem:
         await self._changes.allowed(frees=size is not None)
         if late_times and size is None:
             stored, node = self._metadata.get(inode), self._inodes.find(inode)
-            change = merge_late_times(change, stored if node is None else node.overlay(stored))
+            known = stored if node is None else node.overlay(stored)
+            change = merge_late_times(change, known)
+            if change == AttributeChange(ctime_ns=known.ctime_ns, mtime_ns=known.mtime_ns):
+                return await self._current(stored)  # the kernel tells what it was told
         if size is not None:
             await self._truncate(inode, size)
             await self._changes.allowed(frees=True)

@@ -230,15 +230,16 @@ class MetadataManager:
         if directory is not None and is_directory and parent != new_parent:
             self._check_room(directory)
         with self._database.change():
-            self._execute("DELETE FROM dentry WHERE parent = ? AND name = ?", (parent, name))
-            if target is None:
-                self._add_dentry(new_parent, new_name, moved.inode)
+            if target is None and parent == new_parent:  # keeps its place in readdir
+                self._execute("UPDATE dentry SET name = ? WHERE parent = ? AND name = ?", (new_name, parent, name))
             else:
-                self._point_dentry(new_parent, new_name, moved.inode)
-                self._drop_link(target, now_ns)
-            replaced_directories = 1 if target is not None and is_directory else 0
-            self._inodes.touch_directory(parent, -1 if is_directory else 0, now_ns)
-            self._inodes.touch_directory(new_parent, (1 if is_directory else 0) - replaced_directories, now_ns)
+                self._execute("DELETE FROM dentry WHERE parent = ? AND name = ?", (parent, name))
+                if target is None:
+                    self._add_dentry(new_parent, new_name, moved.inode)
+                else:
+                    self._point_dentry(new_parent, new_name, moved.inode)
+                    self._drop_link(target, now_ns)
+            self._touch_after_move(parent, new_parent, is_directory, target is not None, now_ns)
             self._after_move(moved, new_parent, now_ns)
         return self.get(moved.inode), None if target is None else self.get(target.inode)
 
@@ -368,6 +369,18 @@ class MetadataManager:
         self._inodes.add_links(attributes.inode, -names, now_ns)
         if attributes.link_count == names:
             self._execute("INSERT INTO orphan (inode) VALUES (?)", (attributes.inode,))
+
+    def _touch_after_move(
+        self, parent: InodeId, new_parent: InodeId, is_directory: bool, replaces: bool, now_ns: int
+    ) -> None:
+        """Note in both directories that an entry moved; a directory that took another's place is one less in all."""
+        left = -1 if is_directory else 0
+        came = 1 if is_directory and not replaces else 0
+        if parent == new_parent:
+            self._inodes.touch_directory(parent, left + came, now_ns)
+        else:
+            self._inodes.touch_directory(parent, left, now_ns)
+            self._inodes.touch_directory(new_parent, came, now_ns)
 
     def _after_move(self, attributes: Attributes, parent: InodeId, now_ns: int) -> None:
         self._inodes.add_links(attributes.inode, 0, now_ns)

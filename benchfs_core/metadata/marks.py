@@ -6,6 +6,7 @@ Durability is the caller's: each change is part of the open transaction.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -166,11 +167,12 @@ class Marks:
 
     def forget_orphans(self, inodes: Sequence[InodeId]) -> None:
         """Drop every row of inodes whose chunk files are durably gone."""
-        execute = self._database.execute
+        if not inodes:
+            return
+        numbers = (json.dumps(inodes),)
         with self._database.change():
-            for inode in inodes:
-                for table in ("orphan", "dirty", "inode", "symlink", "inline", "chunk", "xattr"):
-                    execute(f"DELETE FROM {table} WHERE inode = ?", (inode,))
+            for table in ("orphan", "dirty", "inode", "symlink", "inline", "chunk", "xattr"):
+                self._database.execute(f"DELETE FROM {table} WHERE inode IN (SELECT value FROM json_each(?))", numbers)
 
     def inode_exists(self, inode: InodeId) -> bool:
         """Whether there is an inode row of that number."""
