@@ -10,6 +10,7 @@ the kernel's cache is read while the loop waits.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -24,6 +25,12 @@ from benchfs_core.types import Buffer
 
 T = TypeVar("T")
 
+LARGE_BYTES = 128 * 1024
+"""Writes this long leave nothing in the page cache below where that can be had: the mount has its own."""
+
+RWF_DONTCACHE = 0x80
+"""From linux/fs.h (6.14): write to the disk soon, and drop the pages then. EOPNOTSUPP where it is not known."""
+
 DEFAULT_WORKERS = 8
 """Most threads at a time for the calls that have no method: unlink, ftruncate, scandir."""
 
@@ -35,6 +42,7 @@ class RingIO:
         """Use ``ring``; ``aclose`` closes it."""
         self.counts = IOCounts()
         self._ring = ring
+        self._uncached = True
         self._threads = trio.CapacityLimiter(workers)
         self._gate = Gate("I/O")
 
@@ -80,7 +88,16 @@ class RingIO:
         """Write all of ``data``; with ``durable`` it is on disk on return (RWF_DSYNC)."""
         self.counts.writes += 1
         self.counts.durable_writes += durable
-        await self._ring.write(descriptor, offset, data, os.RWF_DSYNC if durable else 0)
+        flags = os.RWF_DSYNC if durable else 0
+        if len(data) >= LARGE_BYTES and self._uncached:
+            try:
+                await self._ring.write(descriptor, offset, data, flags | RWF_DONTCACHE)
+                return
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                self._uncached = False
+        await self._ring.write(descriptor, offset, data, flags)
 
     async def fsync(self, descriptor: int, *, datasync: bool) -> None:
         """Flush a file or directory."""

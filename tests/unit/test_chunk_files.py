@@ -16,7 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 from benchfs_core.chunks.chunk_files import ChunkFiles
 from benchfs_core.chunks.io import ChunkIO
 from benchfs_core.chunks.ring import Ring
-from benchfs_core.chunks.ring_io import RingIO
+from benchfs_core.chunks.ring_io import LARGE_BYTES, RWF_DONTCACHE, RingIO
 from benchfs_core.chunks.thread_io import ThreadIO
 from benchfs_core.chunks.uring import UringDriver, io_uring_available
 from benchfs_core.errors import CorruptChunk
@@ -305,6 +305,22 @@ async def test_durable_writes_ask_the_kernel_for_it(tmp_path: Path, durable: boo
     async with Ring.open(4, driver) as ring, open_store(tmp_path, durable=durable, io=RingIO(ring)) as (store, _):
         await store.write_chunk(INODE, FIRST, 0, b"x")
     assert driver.rw_flags == [os.RWF_DSYNC if durable else 0]
+
+
+@pytest.mark.skipif(io_uring_available() is not None, reason=str(io_uring_available()))
+async def test_large_writes_leave_the_page_cache_below_alone_where_that_can_be_had(tmp_path: Path) -> None:
+    large = b"x" * LARGE_BYTES
+    driver = FaultyDriver(UringDriver(8), FaultPlan(0, [Rule("write", 2, errno.EOPNOTSUPP)]))
+    async with Ring.open(4, driver) as ring:
+        io = RingIO(ring)
+        descriptor = await io.open(str(tmp_path / "file"), os.O_RDWR | os.O_CREAT)
+        await io.write(descriptor, 0, large[1:], durable=False)
+        for _ in range(2):  # as if by a filesystem that does not know the flag
+            await io.write(descriptor, 0, large, durable=True)
+        os.close(descriptor)
+    uncached = os.RWF_DSYNC | RWF_DONTCACHE
+    assert driver.rw_flags == [0, uncached, os.RWF_DSYNC, os.RWF_DSYNC]
+    assert (tmp_path / "file").read_bytes() == large
 
 
 async def test_worker_threads_are_not_abandoned(tmp_path: Path) -> None:
