@@ -88,7 +88,7 @@ def _recover_file(
         node.lost.note_names(FlushFailed(f"inode {mark.inode}: {chunks}: run benchfs fsck"))
         log.error(node.lost.reason)
         return
-    content, _ = metadata.contents.load(mark.inode)
+    content = metadata.contents.inline(mark.inode)
     if content is not None:  # then its chunks are dead
         node.inline, node.inline_known = content, True
         node.cut.shorten(0)

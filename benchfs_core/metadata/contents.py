@@ -53,6 +53,13 @@ class Contents:
         )
         return data, bool(has_chunks)
 
+    def inline(self, inode: InodeId) -> bytes | None:
+        """The inode's inline content, None without a row: ``load`` without a look at the chunk rows."""
+        row: tuple[bytes] | None = self._database.execute(
+            "SELECT data FROM inline WHERE inode = ?", (inode,)
+        ).fetchone()
+        return None if row is None else row[0]
+
     def store(self, inode: InodeId, content: bytes, state: FileState) -> None:
         """Make ``content`` the inode's inline content; none of it: no row."""
         assert len(content) <= min(MAX_INLINE_BYTES, state.size)
