@@ -33,7 +33,8 @@
     └── OptionError              an option that is unknown or out of range
 
     OSError                      a failure of the filesystem below, where no entry above says more
-    └── NotBegun                 it came before anything was written or flushed
+    ├── NotBegun                 it came before anything was written or flushed
+    └── Vanished                 a directory or file of the volume was removed below the mount
 
 Imports nothing. ``benchfs_fuse.translate`` alone knows which errno each of these is.
 """
@@ -138,6 +139,10 @@ class NotBegun(OSError):
 
     Otherwise than after a failed flush, of which a later success says nothing.
     """
+
+
+class Vanished(OSError):
+    """A directory or file of the volume was removed below the mount: what is missing there now says nothing."""
 
 
 class VolumeError(BenchFSError):

@@ -199,7 +199,8 @@ class Maintenance:
             try:
                 await self._durability.clean(node, flushed_at=flushed_at.get(node.inode))
             except (FileSystemError, OSError) as error:
-                log.error("inode %d stays dirty: %s", node.inode, error)
+                if not self._commit.failed:  # else that was logged once, where it failed
+                    log.error("inode %d stays dirty: %s", node.inode, error)
             self._inodes.drop_if_idle(node)
 
     async def _settle_cuts(self) -> None:
@@ -209,7 +210,8 @@ class Maintenance:
             try:
                 await self._durability.fsync(node, datasync=True)
             except (FileSystemError, OSError) as error:
-                log.error("inode %d: cutting: %s", node.inode, error)
+                if not self._commit.failed:
+                    log.error("inode %d: cutting: %s", node.inode, error)
 
     async def _store_times(self) -> None:
         moved = [node for node in self._inodes.active.values() if node.times_moved]

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -26,20 +26,17 @@ from benchfs_core.chunks.memory import InMemoryChunkStore
 from benchfs_core.chunks.ring import Ring
 from benchfs_core.chunks.ring_io import RingIO
 from benchfs_core.chunks.store import ChunkStore
-from benchfs_core.chunks.thread_io import ThreadIO
-from benchfs_core.chunks.uring import io_uring_available
 from benchfs_core.chunks.uring_store import IOUringChunkStore
 from benchfs_core.config import FormatOptions, VolumeOptions
 from benchfs_core.data_durability import DataDurability
 from benchfs_core.errors import BenchFSError, DamagedVolume, NotAVolume, OptionError, VolumeError
 from benchfs_core.file_io import FileIO
 from benchfs_core.filesystem import FileSystem
-from benchfs_core.host import allocate_beyond_end, raise_descriptor_limit
 from benchfs_core.inline_data import InlineData
 from benchfs_core.inodes import InodeTable
 from benchfs_core.maintenance import Maintenance
-from benchfs_core.metadata.database import IN_MEMORY, Database, WalCheckpointer, open_wal, open_wal_index
-from benchfs_core.metadata.group_commit import WAL_INDEX_RESERVE_BYTES, WAL_RESERVE_BYTES, GroupCommit
+from benchfs_core.metadata.database import IN_MEMORY, Database, WalCheckpointer
+from benchfs_core.metadata.group_commit import GroupCommit
 from benchfs_core.metadata.manager import MetadataManager
 from benchfs_core.metadata.numbers import Numbers
 from benchfs_core.metadata.space import DatabaseSpace, open_database_file
@@ -55,12 +52,10 @@ from benchfs_core.superblock import (
     read_superblock,
 )
 from benchfs_core.types import StoreKind, SyncMode
+from benchfs_core.volume_io import choose_store, count_calls, flush_wal, handle_limit, open_io, open_wal_files
 from benchfs_core.volume_lock import VolumeLock
 
 log = logging.getLogger(__name__)
-
-_OTHER_DESCRIPTORS = 128
-"""Descriptors that are no chunk handles: the database, the ring, FUSE, directories being flushed, the log."""
 
 LOCK_WAIT_S = 10.0
 """How long to wait for an owner that has unmounted but not ended."""
@@ -111,6 +106,7 @@ class _Storage:
     checkpointer: WalCheckpointer | None
     space: DatabaseSpace | None
     lock: VolumeLock | None
+    statvfs: Callable[[], os.statvfs_result]
     count_io: Callable[[], dict[str, int]] = dict
     ring: Ring | None = None
 
@@ -182,8 +178,7 @@ async def _serve(storage: _Storage, source: Path, options: VolumeOptions, clocks
     )
     inline = InlineData(metadata.contents, metadata.marks, storage.store, commit, durability, options.inline_bytes)
     file_io = FileIO(storage.store, metadata.marks, commit, durability, inline, chunk_size, clocks.now_ns, clocks.now_s)
-    statvfs = partial(os.statvfs, source if storage.kind is not StoreKind.MEMORY else "/dev/shm")
-    mounting = Mounting(options.read_only, options.atime, options.acl, statvfs)
+    mounting = Mounting(options.read_only, options.atime, options.acl, storage.statvfs)
     filesystem = FileSystem(metadata, commit, file_io, inodes, maintenance, mounting, clocks.now_ns)
     recovered = await recover(storage.store, metadata, numbers, inodes, chunk_size, read_only=options.read_only)
     if not options.read_only:
@@ -240,10 +235,13 @@ async def _open_storage(
     if superblock is not None:
         _check_complete(source)
         _check_chunk_size(source, superblock, format_options)
-    kind, note = _choose_store(options.store)
+    kind, note = choose_store(options.store)
+    max_handles = handle_limit(options.max_handles)
     lock = await VolumeLock.acquire(source / LOCK, wait_s=lock_wait_s)
     stack.callback(lock.release)
-    counted = await _open_io(stack, kind, options.queue_depth)
+    place = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # whatever its path will lead to
+    stack.callback(os.close, place)
+    counted, kind, note = await open_io(stack, options, kind, note)
     io = counted if wrap_io is None else wrap_io(counted)
     if superblock is None:
         superblock = _format(source, format_options or FormatOptions(), clocks)
@@ -253,18 +251,13 @@ async def _open_storage(
         str(source / CHUNKS),
         chunk_size=superblock.chunk_size,
         durable_writes=options.sync is SyncMode.WRITE,
-        max_handles=_handle_limit(options.max_handles),
+        max_handles=max_handles,
         io=io,
     )
     stack.push_async_callback(store.close_all)
-    flush_wal = partial(io.fsync, wal, datasync=True)
-    count_io = partial(_counts, counted)
     ring = counted.ring if isinstance(counted, RingIO) else None
-    return _Storage(superblock, database, store, kind, note, flush_wal, checkpointer, space, lock, count_io, ring)
-
-
-def _counts(io: RingIO | ThreadIO) -> dict[str, int]:
-    return {**asdict(io.counts), "ring_enters": io.enter_count}
+    flush, statvfs, count_io = partial(flush_wal, io, wal), partial(os.statvfs, place), partial(count_calls, counted)
+    return _Storage(superblock, database, store, kind, note, flush, checkpointer, space, lock, statvfs, count_io, ring)
 
 
 def _open_database(
@@ -280,12 +273,9 @@ def _open_database(
     closed_last.callback(space.close)
     checkpointer = WalCheckpointer(database.path, vfs)
     stack.callback(checkpointer.close)
-    wal = open_wal(database.path)
+    wal, wal_index = open_wal_files(database.path)
     stack.callback(os.close, wal)
-    wal_index = open_wal_index(database.path)
     closed_last.callback(os.close, wal_index)
-    _reserve(wal, WAL_RESERVE_BYTES)
-    _reserve(wal_index, WAL_INDEX_RESERVE_BYTES)
     return database, checkpointer, space, wal
 
 
@@ -295,26 +285,6 @@ def _check_chunk_size(source: Path, superblock: Superblock, wanted: FormatOption
             f"chunk_size={wanted.chunk_size >> 10}K: the volume in {source} has chunks of "
             f"{superblock.chunk_size >> 10}K, fixed when it was made: leave the option out"
         )
-
-
-def _choose_store(wanted: StoreKind) -> tuple[StoreKind, str]:
-    """The store to use, and why it is not the one that AUTO prefers."""
-    if wanted is StoreKind.FILE:
-        return wanted, ""
-    reason = io_uring_available()
-    if reason is None:
-        return StoreKind.IO_URING, ""
-    if wanted is StoreKind.IO_URING:
-        raise VolumeError(f"store=io_uring: io_uring cannot be used here ({reason}): use store=auto or store=file")
-    return StoreKind.FILE, f"io_uring cannot be used here: {reason}"
-
-
-async def _open_io(stack: AsyncExitStack, kind: StoreKind, queue_depth: int) -> RingIO | ThreadIO:
-    if kind is StoreKind.IO_URING:
-        return await stack.enter_async_context(RingIO.open_ring(queue_depth))
-    io = ThreadIO(queue_depth)
-    stack.push_async_callback(io.aclose)
-    return io
 
 
 def _memory_storage(
@@ -328,21 +298,8 @@ def _memory_storage(
     async def nothing_to_flush() -> None:
         await trio.lowlevel.checkpoint()
 
-    return _Storage(superblock, database, store, StoreKind.MEMORY, "", nothing_to_flush, None, None, None)
-
-
-def _handle_limit(wanted: int) -> int:
-    allowed = max(8, raise_descriptor_limit(wanted + _OTHER_DESCRIPTORS) - _OTHER_DESCRIPTORS)
-    if allowed < wanted:
-        log.warning("max_handles is %d instead of %d: RLIMIT_NOFILE allows no more", allowed, wanted)
-    return min(wanted, allowed)
-
-
-def _reserve(descriptor: int, length: int) -> None:
-    try:
-        allocate_beyond_end(descriptor, length)
-    except OSError as error:
-        log.warning("no %d KiB reserved for metadata: %s", length >> 10, error.strerror)
+    statvfs = partial(os.statvfs, "/dev/shm")
+    return _Storage(superblock, database, store, StoreKind.MEMORY, "", nothing_to_flush, None, None, None, statvfs)
 
 
 def _format(source: Path, options: FormatOptions, clocks: Clocks) -> Superblock:

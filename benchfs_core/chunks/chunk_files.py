@@ -54,14 +54,13 @@ class ChunkFiles:
             max_handles: most chunk files open at a time; at most 16 directories come on top.
             io: makes the system calls; not closed by the store, and closed by its owner only after ``close_all``.
         """
-        self._base = base
+        self._base = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._chunk_size = chunk_size
         self._durable = durable_writes
         self._io = io
-        self._entries = EntryLedger(base, io, self._open_directory)
+        self._entries = EntryLedger(self._base, io, self._open_directory)
         self._handles = HandleCache(max_handles, self._open_chunk)
         self._gate = Gate("chunk store")
-        self._filesystem = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     @property
     def handles(self) -> HandleCache:
@@ -131,7 +130,7 @@ class ChunkFiles:
 
     async def fsync_all(self) -> None:
         """Flush the whole filesystem below (syncfs(2)); see ``ChunkStore``."""
-        await self._inside(partial(self._io.run, partial(flush_filesystem, self._filesystem)))
+        await self._inside(partial(self._io.run, partial(flush_filesystem, self._base)))
 
     def holds(self, inode: InodeId) -> bool:
         """Whether it has a directory, asked on the event loop; see ``ChunkStore``."""
@@ -170,18 +169,19 @@ class ChunkFiles:
         """Wait for every operation, then close every handle. Cannot be cancelled; may be repeated."""
         await self._gate.close()
         await self._handles.aclose()
-        if self._filesystem >= 0:
-            os.close(self._filesystem)
-            self._filesystem = -1
+        if self._base >= 0:
+            os.close(self._base)
+            self._base = -1
 
     # Opening
 
     async def _open_chunk(self, inode: InodeId, chunk_index: ChunkIndex, create: bool) -> tuple[int, bool] | None:
         """The cache's opener: an existing file, or a new one where ``create`` says so."""
-        path = f"{self._base}/{inode}/{chunk_index}"
+        path = f"{inode}/{chunk_index}"
         while True:
             with suppress(FileNotFoundError):
                 return await self._open_existing(path), self._entries.is_clean(inode)
+            directories.check_exists(self._base)  # else it is a hole
             if not create:
                 return None
             try:
@@ -193,21 +193,22 @@ class ChunkFiles:
 
     async def _open_existing(self, path: str) -> int:
         try:
-            return await self._io.open(path, os.O_RDWR)
+            return await self._io.open(self._base, path, os.O_RDWR)
         except OSError as error:
             if error.errno != errno.EROFS:
                 raise
-        return await self._io.open(path, os.O_RDONLY)  # a write to it will fail as it should
+        return await self._io.open(self._base, path, os.O_RDONLY)  # a write to it will fail as it should
 
     async def _create(self, path: str, inode: InodeId) -> int:
         try:
-            return await self._io.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            return await self._io.open(self._base, path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         finally:
             self._entries.changed(inode)
 
     async def _open_directory(self, path: str) -> int:
         with _before_it_began():
-            return await self._handles.relieved(partial(self._io.open, path, os.O_RDONLY | os.O_DIRECTORY))
+            open_it = partial(self._io.open, self._base, path, os.O_RDONLY | os.O_DIRECTORY)
+            return await self._handles.relieved(open_it)
 
     async def _pin(self, inode: InodeId, chunk_index: ChunkIndex, *, create: bool) -> ChunkHandle | None:
         """Pin a chunk that is to be written or flushed."""
@@ -237,7 +238,7 @@ class ChunkFiles:
     async def _delete_chunk(self, inode: InodeId, chunk_index: ChunkIndex) -> None:
         self._handles.drop(inode, chunk_index)
         try:
-            await self._io.run(partial(directories.remove_file, f"{self._base}/{inode}/{chunk_index}"))
+            await self._io.run(partial(directories.remove_file, self._base, f"{inode}/{chunk_index}"))
         finally:
             # Noted even when cancelled or failed: too many flushes are harmless. Dropped again: who opened it
             # meanwhile, against the rules, may hold a file without a name.
@@ -247,7 +248,7 @@ class ChunkFiles:
     async def _delete_file_chunks(self, inode: InodeId) -> int:
         self._handles.drop_inode(inode)
         total = 0
-        remove = partial(self._io.run, partial(directories.remove_slice, f"{self._base}/{inode}"))
+        remove = partial(self._io.run, partial(directories.remove_slice, self._base, str(inode)))
         try:
             while True:
                 async with self._entries.places:
@@ -277,12 +278,14 @@ class ChunkFiles:
                 known[chunk_index] = directories.describe(chunk_index, os.fstat(handle.descriptor), self._chunk_size)
             finally:
                 self._handles.unpin(handle)
-        look = partial(directories.stat_files, f"{self._base}/{inode}", chunk_size=self._chunk_size)
+        look = partial(directories.stat_files, self._base, str(inode), chunk_size=self._chunk_size)
         if len(others) <= _INLINE_STATS:
             known.update(look(others))
         else:
             for start in range(0, len(others), directories.SLICE):
                 known.update(await self._io.run(partial(look, others[start : start + directories.SLICE])))
+        if len(known) < len(chunk_indices):
+            directories.check_exists(self._base)
         return [known[chunk_index] for chunk_index in chunk_indices if chunk_index in known]
 
     # Helpers

@@ -1,7 +1,8 @@
 """Blocking work on one inode's directory of chunk files, for worker threads.
 
-Imports os and ``types``. Invariant: a name that is not a chunk index in canonical decimal is never touched or counted;
-fsck reports such names.
+Imports os, ``errors`` and ``types``. A directory is named by its parent's descriptor and its name there: whoever
+renames what is above changes nothing. Invariant: a name that is not a chunk index in canonical decimal is never touched
+or counted; fsck reports such names.
 """
 
 from __future__ import annotations
@@ -13,25 +14,34 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from itertools import islice
-from typing import Protocol
 
-from benchfs_core.errors import CorruptChunk
+from benchfs_core.errors import CorruptChunk, Vanished
 from benchfs_core.types import ChunkIndex, ChunkInfo, InodeId
 
 SLICE = 256
 """Chunk files looked at in one go, between two checkpoints."""
 
 
-class Listing(Protocol):
-    """What os.scandir returns."""
+class Listing:
+    """The names in a directory, each once; to be closed."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Take over the directory's descriptor."""
+        self.descriptor = descriptor
+        try:
+            self._entries = os.scandir(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
 
     def __iter__(self) -> Iterator[os.DirEntry[str]]:
-        """The names, each once."""
-        ...
+        """The names that are left."""
+        return self._entries
 
     def close(self) -> None:
-        """Free the directory's descriptor."""
-        ...
+        """Free the descriptor."""
+        self._entries.close()
+        os.close(self.descriptor)
 
 
 def parse_chunk_index(name: str) -> ChunkIndex | None:
@@ -52,19 +62,22 @@ def describe(chunk_index: ChunkIndex, status: os.stat_result, chunk_size: int) -
     return ChunkInfo(chunk_index, status.st_size, status.st_blocks)
 
 
-def stat_files(directory: str, chunk_indices: Sequence[ChunkIndex], chunk_size: int) -> dict[ChunkIndex, ChunkInfo]:
+def stat_files(
+    base: int, directory: str, chunk_indices: Sequence[ChunkIndex], chunk_size: int
+) -> dict[ChunkIndex, ChunkInfo]:
     """Those of the chunks that exist."""
     found = {}
     for chunk_index in chunk_indices:
         with suppress(FileNotFoundError):
-            found[chunk_index] = describe(chunk_index, os.stat(f"{directory}/{chunk_index}"), chunk_size)
+            status = os.stat(f"{directory}/{chunk_index}", dir_fd=base)
+            found[chunk_index] = describe(chunk_index, status, chunk_size)
     return found
 
 
-def scan(directory: str) -> Listing | None:
+def scan(base: int, directory: str) -> Listing | None:
     """Begin to list a directory; None where there is none. The caller closes the listing."""
     try:
-        return os.scandir(directory)
+        return Listing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=base))
     except FileNotFoundError:
         return None
 
@@ -81,14 +94,15 @@ def next_chunks(entries: Listing, chunk_size: int) -> tuple[list[ChunkInfo], boo
     return chunks, len(names) == SLICE
 
 
-def list_files(base: str, inodes: Sequence[InodeId], chunk_size: int) -> list[list[ChunkInfo] | CorruptChunk]:
+def list_files(base: int, inodes: Sequence[InodeId], chunk_size: int) -> list[list[ChunkInfo] | CorruptChunk]:
     """Every chunk of each of the inodes, by rising index; of an inode without directory none."""
-    return [_list_file(f"{base}/{inode}", chunk_size) for inode in inodes]
+    return [_list_file(base, str(inode), chunk_size) for inode in inodes]
 
 
-def _list_file(directory: str, chunk_size: int) -> list[ChunkInfo] | CorruptChunk:
-    entries = scan(directory)
+def _list_file(base: int, directory: str, chunk_size: int) -> list[ChunkInfo] | CorruptChunk:
+    entries = scan(base, directory)
     if entries is None:
+        check_exists(base)
         return []
     chunks: list[ChunkInfo] = []
     with closing(entries):
@@ -111,19 +125,19 @@ class Left(enum.Enum):
     """More chunks, or foreign names."""
 
 
-def remove_slice(directory: str) -> tuple[int, Left]:
+def remove_slice(base: int, directory: str) -> tuple[int, Left]:
     """Unlink up to ``SLICE`` chunks, and the directory once it is empty: how many, and what is left.
 
     Nothing removed and something left: only foreign names are.
     """
-    entries = scan(directory)
+    entries = scan(base, directory)
     if entries is None:
         return 0, Left.NOTHING
     with closing(entries):
         chunks = islice((entry for entry in entries if parse_chunk_index(entry.name) is not None), SLICE)
-        removed = sum(remove_file(entry.path) for entry in chunks)
+        removed = sum(remove_file(entries.descriptor, entry.name) for entry in chunks)
     try:
-        os.rmdir(directory)
+        os.rmdir(directory, dir_fd=base)
     except FileNotFoundError:
         pass  # a try before this one got as far
     except OSError as error:
@@ -133,15 +147,30 @@ def remove_slice(directory: str) -> tuple[int, Left]:
     return removed, Left.NOTHING
 
 
-def remove_file(path: str) -> bool:
+def remove_file(directory: int, path: str) -> bool:
     """Unlink; False where there was nothing."""
     try:
-        os.unlink(path)
+        os.unlink(path, dir_fd=directory)
     except FileNotFoundError:
         return False
     return True
 
 
-def existing(base: str, numbers: Sequence[int]) -> list[InodeId]:
+def existing(base: int, numbers: Sequence[int]) -> list[InodeId]:
     """Those of the numbers that are names in ``base``."""
-    return [InodeId(number) for number in numbers if os.path.lexists(f"{base}/{number}")]
+    found = []
+    for number in numbers:
+        with suppress(FileNotFoundError):
+            os.stat(str(number), dir_fd=base, follow_symlinks=False)
+            found.append(InodeId(number))
+    return found
+
+
+def check_exists(base: int) -> None:
+    """Tell that nothing is in a directory because nothing ever was from a directory that was removed while open.
+
+    Raises:
+        Vanished: it was removed.
+    """
+    if os.fstat(base).st_nlink == 0:
+        raise Vanished(errno.ENOENT, "the directory of the chunks was removed below the mount")

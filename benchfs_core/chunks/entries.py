@@ -18,6 +18,7 @@ from functools import partial
 
 import trio
 
+from benchfs_core.chunks.directories import check_exists
 from benchfs_core.chunks.io import ChunkIO
 from benchfs_core.shared_flush import SharedFlush
 from benchfs_core.types import InodeId
@@ -47,13 +48,13 @@ class _Record:
 class EntryLedger:
     """Notes changes of directories and flushes them; callers who wait at the same time share a flush."""
 
-    def __init__(self, base: str, io: ChunkIO, open_directory: Callable[[str], Awaitable[int]]) -> None:
-        """Take over ``base``, the directory that holds the inodes' directories; it exists.
+    def __init__(self, base: int, io: ChunkIO, open_directory: Callable[[str], Awaitable[int]]) -> None:
+        """Take over ``base``, the directory that holds the inodes' directories.
 
         Args:
-            base: its path.
+            base: its descriptor; it stays the caller's.
             io: makes the system calls.
-            open_directory: opens a directory for reading, and knows what to do when descriptors run out.
+            open_directory: opens a directory below it for reading, and knows what to do when descriptors run out.
         """
         self._base = base
         self._io = io
@@ -92,7 +93,7 @@ class EntryLedger:
         record.making += 1
         try:
             with suppress(FileExistsError):
-                await self._io.mkdir(f"{self._base}/{inode}")
+                await self._io.mkdir(self._base, str(inode))
         finally:
             # Noted whoever made it, and however the call ended: it is new, or may be.
             record.making -= 1
@@ -140,13 +141,15 @@ class EntryLedger:
 
     async def _flush_record(self, inode: InodeId, record: _Record) -> None:
         covered = record.changed
-        with suppress(FileNotFoundError):  # no directory, no entries; that it is gone is for flush_base
-            await self._flush_directory(f"{self._base}/{inode}")
+        try:
+            await self._flush_directory(str(inode))
+        except FileNotFoundError:  # no directory, no entries; that it is gone is for flush_base
+            check_exists(self._base)
         record.flushed = max(record.flushed, covered)
 
     async def _flush_base(self) -> None:
         covered = self._base_changed
-        await self._flush_directory(self._base)
+        await self._flush_directory(".")
         self._base_flushed = max(self._base_flushed, covered)
 
     async def _flush_directory(self, path: str) -> None:

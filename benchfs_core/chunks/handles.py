@@ -150,19 +150,19 @@ class HandleCache:
             self.drop(inode, chunk_index)
 
     async def relieved(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Make a call that opens something, chunk or directory; out of descriptors, once more with some handles closed.
+        """Make a call that opens something, chunk or directory; out of descriptors, again with some handles closed.
 
         Raises:
-            OSError: what the call raised; EMFILE and ENFILE only where that did not help.
+            OSError: what the call raised; EMFILE and ENFILE only where no handle is idle any more.
         """
-        try:
-            return await call()
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._idle:
-                raise
-        for _ in range(min(_RELIEF, len(self._idle))):
-            self._evict()
-        return await call()
+        while True:
+            try:
+                return await call()
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._idle:
+                    raise
+            for _ in range(min(_RELIEF, len(self._idle))):
+                self._evict()
 
     async def aclose(self) -> None:
         """Refuse new pins, wait for the last one to go, then close every handle. Cannot be cancelled."""

@@ -24,12 +24,12 @@ class ChunkIO(Protocol):
     buffer or a descriptor afterwards.
     """
 
-    async def open(self, path: str, flags: int) -> int:
-        """Open a file (open(2), mode 0600, O_CLOEXEC added) and return its descriptor."""
+    async def open(self, directory: int, path: str, flags: int) -> int:
+        """Open a file below an open directory (openat(2), mode 0600, O_CLOEXEC added) and return its descriptor."""
         ...
 
-    async def mkdir(self, path: str) -> None:
-        """Make a directory of mode 0700 (mkdir(2))."""
+    async def mkdir(self, directory: int, path: str) -> None:
+        """Make a directory of mode 0700 below an open one (mkdirat(2))."""
         ...
 
     async def read(self, descriptor: int, offset: int, length: int) -> Buffer:

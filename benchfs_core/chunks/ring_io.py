@@ -71,13 +71,13 @@ class RingIO:
         """How often io_uring_enter(2) was called to submit."""
         return self._ring.enter_count
 
-    async def open(self, path: str, flags: int) -> int:
-        """Open a file (mode 0600, O_CLOEXEC added). Not a checkpoint."""
-        return os.open(path, flags | os.O_CLOEXEC, 0o600)
+    async def open(self, directory: int, path: str, flags: int) -> int:
+        """Open a file below ``directory`` (mode 0600, O_CLOEXEC added). Not a checkpoint."""
+        return os.open(path, flags | os.O_CLOEXEC, 0o600, dir_fd=directory)
 
-    async def mkdir(self, path: str) -> None:
-        """Make a directory of mode 0700. Not a checkpoint."""
-        os.mkdir(path, 0o700)
+    async def mkdir(self, directory: int, path: str) -> None:
+        """Make a directory of mode 0700 below ``directory``. Not a checkpoint."""
+        os.mkdir(path, 0o700, dir_fd=directory)
 
     async def read(self, descriptor: int, offset: int, length: int) -> Buffer:
         """Read up to ``length`` bytes; fewer only at the end of the file."""

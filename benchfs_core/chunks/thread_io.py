@@ -39,13 +39,14 @@ class ThreadIO:
         """No ring, no io_uring_enter(2)."""
         return 0
 
-    async def open(self, path: str, flags: int) -> int:
-        """Open a file (mode 0600, O_CLOEXEC added)."""
-        return await self._in_thread(partial(os.open, path, flags | os.O_CLOEXEC, 0o600), self._io_threads)
+    async def open(self, directory: int, path: str, flags: int) -> int:
+        """Open a file below ``directory`` (mode 0600, O_CLOEXEC added)."""
+        call = partial(os.open, path, flags | os.O_CLOEXEC, 0o600, dir_fd=directory)
+        return await self._in_thread(call, self._io_threads)
 
-    async def mkdir(self, path: str) -> None:
-        """Make a directory of mode 0700."""
-        await self._in_thread(partial(os.mkdir, path, 0o700), self._io_threads)
+    async def mkdir(self, directory: int, path: str) -> None:
+        """Make a directory of mode 0700 below ``directory``."""
+        await self._in_thread(partial(os.mkdir, path, 0o700, dir_fd=directory), self._io_threads)
 
     async def read(self, descriptor: int, offset: int, length: int) -> Buffer:
         """Read up to ``length`` bytes; fewer only at the end of the file."""

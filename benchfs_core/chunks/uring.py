@@ -267,17 +267,17 @@ def io_uring_available() -> str | None:
     try:
         driver = UringDriver(2)
     except OSError as error:
-        return _explain(error)
+        return explain(error)
     try:
         driver.prepare_cancel(1)
         taken = driver.submit()
-        return None if taken == 1 else _explain(OSError(-min(taken, 0), os.strerror(-min(taken, 0))))
+        return None if taken == 1 else explain(OSError(-min(taken, 0), os.strerror(-min(taken, 0))))
     finally:
         driver.close()
 
 
-def _explain(error: OSError) -> str:
-    """Why a ring could not be set up."""
+def explain(error: OSError) -> str:
+    """Why a ring could not be set up, in one line for the user."""
     if _import_failure is not None:
         return _import_failure
     if error.errno == errno.EPERM:

@@ -217,8 +217,9 @@ class Database:
             return NoSpace(f"{self.path}: no space for metadata")
         if isinstance(error, apsw.FullError) and not self._changed:
             return NoSpace(f"{self.path}: no space for metadata")
+        first = self.failure
         self.fail(f"metadata database failed: {error}")
-        return MetadataFailed(f"{self.path}: {error}")
+        return MetadataFailed(f"{self.path}: {first or error}")  # what follows from the first failure explains nothing
 
     def _note_wal(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
         self.wal_bytes = 32 + pages * _WAL_FRAME_BYTES

@@ -30,11 +30,11 @@ class LyingIO:
     def __init__(self, inner: ChunkIO) -> None:
         self._inner = inner
 
-    async def open(self, path: str, flags: int) -> int:
-        return await self._inner.open(path, flags)
+    async def open(self, directory: int, path: str, flags: int) -> int:
+        return await self._inner.open(directory, path, flags)
 
-    async def mkdir(self, path: str) -> None:
-        await self._inner.mkdir(path)
+    async def mkdir(self, directory: int, path: str) -> None:
+        await self._inner.mkdir(directory, path)
 
     async def read(self, descriptor: int, offset: int, length: int) -> Buffer:
         return await self._inner.read(descriptor, offset, length)

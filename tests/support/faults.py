@@ -117,7 +117,7 @@ class FaultPlan:
 
 
 def inode_of(path: str) -> int | None:
-    """Whose chunk or chunk directory a path is: ``…/chunks/<inode>`` or ``…/<inode>/<index>``."""
+    """Whose chunk or chunk directory a path below ``chunks`` is: ``<inode>`` or ``<inode>/<index>``."""
     numbers = [part for part in PurePath(path).parts[-2:] if part.isdigit()]
     return int(numbers[0]) if numbers else None
 
@@ -241,10 +241,10 @@ class FaultyIO:
         """Let the calls go that were held back, and those to come."""
         self._held.pop(operation).set()
 
-    async def open(self, path: str, flags: int) -> int:
+    async def open(self, directory: int, path: str, flags: int) -> int:
         inode = inode_of(path)
         rule = await self._before("open", inode)
-        descriptor = await self._inner.open(path, flags)
+        descriptor = await self._inner.open(directory, path, flags)
         try:
             self._after(rule)
         except OSError:
@@ -253,9 +253,9 @@ class FaultyIO:
         self._inodes[descriptor] = inode
         return descriptor
 
-    async def mkdir(self, path: str) -> None:
+    async def mkdir(self, directory: int, path: str) -> None:
         rule = await self._before("mkdir", inode_of(path))
-        await self._inner.mkdir(path)
+        await self._inner.mkdir(directory, path)
         self._after(rule)
 
     async def read(self, descriptor: int, offset: int, length: int) -> Buffer:

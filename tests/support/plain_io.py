@@ -19,13 +19,13 @@ T = TypeVar("T")
 class PlainIO:
     """See ``ChunkIO``. Every method is a checkpoint, and blocks the loop for the length of its call."""
 
-    async def open(self, path: str, flags: int) -> int:
+    async def open(self, directory: int, path: str, flags: int) -> int:
         await trio.lowlevel.checkpoint()
-        return os.open(path, flags | os.O_CLOEXEC, 0o600)
+        return os.open(path, flags | os.O_CLOEXEC, 0o600, dir_fd=directory)
 
-    async def mkdir(self, path: str) -> None:
+    async def mkdir(self, directory: int, path: str) -> None:
         await trio.lowlevel.checkpoint()
-        os.mkdir(path, 0o700)
+        os.mkdir(path, 0o700, dir_fd=directory)
 
     async def read(self, descriptor: int, offset: int, length: int) -> Buffer:
         await trio.lowlevel.checkpoint()
