@@ -15,7 +15,7 @@ from pathlib import Path
 import pyfuse3
 
 from benchfs_core.chunks.ring import Ring
-from benchfs_core.chunks.uring import io_uring_available
+from benchfs_core.chunks.uring import UringDriver, explain, io_uring_available
 from benchfs_core.errors import BenchFSError
 from benchfs_core.filesystem import FileSystem
 from benchfs_core.types import AtimeMode, SyncMode
@@ -101,7 +101,13 @@ async def _through_plane(front: Front, mount_point: Path, options: MountOptions,
         max_background=MAX_REQUESTS,
         max_write=MAX_WRITE_BYTES,
     )
-    owned = await session.init_owned(front.operations, mount_point, words, change)
+    driver = _own_driver(front.ring)  # before anything is mounted: the kernel may refuse it
+    try:
+        owned = await session.init_owned(front.operations, mount_point, words, change)
+    except BaseException:
+        if driver is not None:
+            driver.close()
+        raise
     writeback_cache = options.volume.sync is SyncMode.FSYNC
     handlers = Handlers(front.filesystem, writeback_cache=writeback_cache, now_ns=front.now_ns)
     planes: list[Plane] = []
@@ -110,7 +116,7 @@ async def _through_plane(front: Front, mount_point: Path, options: MountOptions,
         async with AsyncExitStack() as stack:
             ring = front.ring
             if ring is None:
-                ring = await stack.enter_async_context(Ring.open(_OWN_RING_DEPTH))
+                ring = await stack.enter_async_context(Ring.open(_OWN_RING_DEPTH, driver))
             planes.append(Plane(ring, owned.device, owned.pair, handlers, front.operations.requests))
             await planes[0].run(pyfuse3.main)
 
@@ -121,6 +127,16 @@ async def _through_plane(front: Front, mount_point: Path, options: MountOptions,
         stop=lambda: planes[0].stop(),
         close=lambda unmount: owned.close(mount_point, unmount=unmount),
     )
+
+
+def _own_driver(ring: Ring | None) -> UringDriver | None:
+    """The queues for a ring of the plane's own, where the chunk store has none. SessionError: they cannot be had."""
+    if ring is not None:
+        return None
+    try:
+        return UringDriver(2 * _OWN_RING_DEPTH)
+    except OSError as error:
+        raise session.SessionError(explain(error)) from error
 
 
 async def _through_pyfuse3(
