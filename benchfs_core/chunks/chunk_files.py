@@ -134,7 +134,7 @@ class ChunkFiles:
 
     def holds(self, inode: InodeId) -> bool:
         """Whether it has a directory, asked on the event loop; see ``ChunkStore``."""
-        return os.path.lexists(f"{self._base}/{inode}")
+        return bool(directories.existing(self._base, [inode]))
 
     async def find_inodes(self, numbers: range) -> list[InodeId]:
         """Those of the numbers that have a directory; see ``ChunkStore``."""

@@ -163,6 +163,8 @@ def existing(base: int, numbers: Sequence[int]) -> list[InodeId]:
         with suppress(FileNotFoundError):
             os.stat(str(number), dir_fd=base, follow_symlinks=False)
             found.append(InodeId(number))
+    if len(found) < len(numbers):
+        check_exists(base)
     return found
 
 
