@@ -313,7 +313,7 @@ async def test_large_writes_leave_the_page_cache_below_alone_where_that_can_be_h
     driver = FaultyDriver(UringDriver(8), FaultPlan(0, [Rule("write", 2, errno.EOPNOTSUPP)]))
     async with Ring.open(4, driver) as ring:
         io = RingIO(ring)
-        descriptor = await io.open(str(tmp_path / "file"), os.O_RDWR | os.O_CREAT)
+        descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
         await io.write(descriptor, 0, large[1:], durable=False)
         for _ in range(2):  # as if by a filesystem that does not know the flag
             await io.write(descriptor, 0, large, durable=True)
