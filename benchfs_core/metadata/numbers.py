@@ -32,6 +32,7 @@ _NUMBERED = (
     ("orphan", "inode"),
     ("dirty", "inode"),
     ("chunk", "inode"),
+    ("inline", "inode"),
     ("xattr", "inode"),
     ("symlink", "inode"),
     ("dentry", "parent"),

@@ -69,7 +69,7 @@ def test_a_dump_brings_everything_back(steps: list[tuple[str, bytes, bytes]]) ->
         source, other = Path(place) / "volume", Path(place) / "other"
 
         async def make() -> list[bytes]:
-            async with open_test_volume(source) as volume:
+            async with open_test_volume(source, inline_bytes=100) as volume:
                 await build(volume.filesystem, steps)
                 await volume.filesystem.sync()
                 return list(dump_lines(source))  # while it is open

@@ -83,6 +83,12 @@ IN_THE_DATABASE = [
     ("reservation", "UPDATE number SET high = high + 20000", {"number"}),
     ("impossible inode number", "UPDATE inode SET inode = -7 WHERE inode = {empty}",
      {"number", "dentry-dangling", "link-count"}),
+    ("inline content beside chunks", "INSERT INTO inline VALUES ({file}, x'6162')", {"inline", "blocks"}),
+    ("inline content beyond the size", "INSERT INTO inline VALUES ({empty}, x'6162')", {"size", "blocks"}),
+    ("inline content of a directory", "INSERT INTO inline VALUES ({inner}, x'6162')", {"inline-owner", "size"}),
+    ("inline content without inode", "INSERT INTO inline VALUES (9, x'6162')", {"inline-owner"}),
+    ("inline content of no length", "INSERT INTO inline VALUES ({empty}, x'')", {"inline"}),
+    ("inline content too long", "INSERT INTO inline VALUES ({empty}, zeroblob(70000))", {"inline", "size", "blocks"}),
     ("impossible cookie", "UPDATE dentry SET cookie = 0 WHERE inode = {file}", {"number"}),
 ]  # fmt: skip
 
