@@ -17,8 +17,9 @@ T = TypeVar("T")
 class ChunkIO(Protocol):
     """System calls on the filesystem below, raising OSError as the call would.
 
-    Every method is a checkpoint, except that ``open`` and ``mkdir`` may be plain calls that never give way: a path
-    that is in the kernel's caches is looked up faster than another thread is woken.
+    Every method is a checkpoint, except that ``open`` and ``mkdir``, and a ``read`` or ``write`` that the page cache
+    takes, may be plain calls that never give way: what is in the kernel's caches is had faster than another thread is
+    woken.
 
     A cancelled call has either not begun or has ended when the cancellation surfaces: the kernel never touches a
     buffer or a descriptor afterwards.

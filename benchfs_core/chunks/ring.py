@@ -30,6 +30,7 @@ from functools import partial
 
 import trio
 
+from benchfs_core.chunks.buffers import BufferPool
 from benchfs_core.chunks.gate import Gate
 from benchfs_core.chunks.request import Background, Posted, Request, Verb
 from benchfs_core.chunks.request_queue import MAX_TRIES, RequestQueue
@@ -50,6 +51,8 @@ class Ring:
         self._queue = RequestQueue(queue_depth, driver)
         self._driver = driver
         self._gate = Gate("ring")
+        self.buffers = BufferPool()
+        """Where reads take their buffers from; whoever has done with one may give it back."""
         self._is_driven = False
         self._in_turn = False
         self._submitter: trio.lowlevel.Task | None = None
@@ -104,7 +107,7 @@ class Ring:
             OSError: as preadv2(2); passing errors (EINTR, EAGAIN, ENOMEM) only after ``MAX_TRIES``.
             trio.ClosedResourceError: the ring is closed.
         """
-        buffer = bytearray(length)  # zeroed by calloc: no second pass over the memory
+        buffer = self.buffers.take(length)
         self._gate.enter()
         try:
             done = await self._request(Verb.READ, descriptor, offset, buffer, 0) if length else await _nothing()
@@ -200,12 +203,14 @@ class Ring:
             self._queue.cancels.append(posted.user_data)
             self._wake_submitter()
 
-    def pump(self) -> None:
-        """Submit what is queued and take what is complete. Not a checkpoint."""
+    def pump(self) -> bool:
+        """Submit what is queued and take what is complete; whether that left more to submit. Not a checkpoint."""
+        may_retry = True
         if self._queue.can_submit and self._queue.broken is None:
             self._queue.prepare()
-            self._queue.submit()
+            may_retry = self._queue.submit()
         self._reap()
+        return may_retry and self._queue.can_submit and self._queue.broken is None
 
     async def wait_ready(self) -> None:
         """Wait until there are completions to take. A checkpoint."""

@@ -20,6 +20,7 @@ import trio
 
 from benchfs_core.chunks.counts import IOCounts
 from benchfs_core.chunks.gate import Gate
+from benchfs_core.chunks.page_cache import PageCache
 from benchfs_core.chunks.ring import Ring
 from benchfs_core.types import Buffer
 
@@ -38,11 +39,12 @@ DEFAULT_WORKERS = 8
 class RingIO:
     """See ``ChunkIO``."""
 
-    def __init__(self, ring: Ring, workers: int = DEFAULT_WORKERS) -> None:
-        """Use ``ring``; ``aclose`` closes it."""
+    def __init__(self, ring: Ring, workers: int = DEFAULT_WORKERS, *, page_cache: bool = True) -> None:
+        """Use ``ring``; ``aclose`` closes it. Without ``page_cache`` every read and write goes through the ring."""
         self.counts = IOCounts()
         self._ring = ring
         self._uncached = True
+        self._cache = PageCache(ring.buffers) if page_cache else None
         self._threads = trio.CapacityLimiter(workers)
         self._gate = Gate("I/O")
 
@@ -82,6 +84,8 @@ class RingIO:
     async def read(self, descriptor: int, offset: int, length: int) -> Buffer:
         """Read up to ``length`` bytes; fewer only at the end of the file."""
         self.counts.reads += 1
+        if self._cache is not None and (cached := self._cache.read(descriptor, offset, length)) is not None:
+            return cached
         return await self._ring.read(descriptor, offset, length)
 
     async def write(self, descriptor: int, offset: int, data: Buffer, *, durable: bool) -> None:
@@ -97,7 +101,9 @@ class RingIO:
                 if error.errno != errno.EOPNOTSUPP:
                     raise
                 self._uncached = False
-        await self._ring.write(descriptor, offset, data, flags)
+        done = self._cache.write(descriptor, offset, data) if self._cache is not None and not durable else 0
+        if done < len(data):
+            await self._ring.write(descriptor, offset + done, data[done:] if done else data, flags)
 
     async def fsync(self, descriptor: int, *, datasync: bool) -> None:
         """Flush a file or directory."""

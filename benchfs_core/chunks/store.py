@@ -8,7 +8,8 @@ written reads as zeros; ``length`` of a chunk is the end of its last written byt
 
 A store is made with ``durable_writes``: where true (``sync=write``), a write that returned survives power loss,
 with the directory entries that lead to it; where false, ``fsync_chunk`` and ``fsync_entries`` do that on request.
-Every method is a trio checkpoint. A method that raised OSError may have done a part of its work; repeating it is safe.
+Every method is a trio checkpoint, but ``read_chunk`` and ``write_chunk`` only where they wait. A method that raised
+OSError may have done a part of its work; repeating it is safe.
 ``NotBegun``, an OSError, says of a write or flush that it failed before any data could be lost: a file would not open.
 """
 

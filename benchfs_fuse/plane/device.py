@@ -24,11 +24,17 @@ from benchfs_fuse.plane.protocol import MAX_WRITE_BYTES, WRITE_HEAD_BYTES
 
 log = logging.getLogger(__name__)
 
-READS = 4
-"""Reads of the device outstanding at once: so many requests arrive by one call into the kernel."""
+MAX_READS = 8
+"""Most reads of the device outstanding at once: so many requests arrive by one call into the kernel.
+
+One request wakes them all, and all but one in vain, so there are no more than requests came lately (``arrived_by``).
+"""
+
+_PROBE_AFTER = 16
+"""After so many requests that came one by one, two reads are outstanding for once."""
 
 MAX_SLOTS = 16
-"""Most slots. More than ``READS`` are there only while large writes are under way, each from the buffer of a slot."""
+"""Most slots. More than ``MAX_READS`` are there only while large writes are under way, each from a slot's buffer."""
 
 _JOINED_BYTES = 16 << 10
 """Data up to this length is copied behind its header; longer data is written from where it is."""
@@ -62,7 +68,12 @@ class Device:
         self._arrived = arrived
         self._slots: list[Slot] = []
         self._free: list[Slot] = []
-        self._reading: set[Slot] = set()
+        self._reading = 0
+        """Slots whose read is outstanding."""
+        self._wanted = 1
+        """How many are to be."""
+        self._alone = 0
+        """Requests since there was last more than one at a time."""
         self._idle = trio.lowlevel.ParkingLot()
         self.failure: OSError | None = None
         """Why reading ended, where it was not by unmounting."""
@@ -71,7 +82,7 @@ class Device:
 
     def start(self) -> None:
         """Begin to take requests. Not a checkpoint."""
-        while len(self._reading) < READS and not self.ended.is_set():
+        while self._reading < self._wanted and not self.ended.is_set():
             if self._free:
                 slot = self._free.pop()
             elif len(self._slots) < MAX_SLOTS:
@@ -81,21 +92,38 @@ class Device:
                 self._slots.append(slot)
             else:
                 return
-            self._reading.add(slot)
+            self._reading += 1
             self._ring.post(slot.posted)
 
     def give_back(self, slot: Slot) -> None:
         """The request in the slot has been taken, with its data: the next one may be read into it."""
-        if len(self._reading) < READS and not self.ended.is_set():
-            self._reading.add(slot)
+        if self._reading < self._wanted and not self.ended.is_set():
+            self._reading += 1
             self._ring.post(slot.posted)
         else:
             self._free.append(slot)
 
+    def arrived_by(self, count: int) -> None:
+        """So many requests came by one call into the kernel: adapt to that how many reads are outstanding."""
+        if count > 1:
+            self._alone = 0
+            if not self._reading and self._wanted < MAX_READS:
+                self._wanted *= 2
+        elif self._wanted > 1:
+            self._wanted //= 2
+        else:
+            self._alone += 1
+            if self._alone >= _PROBE_AFTER:
+                self._alone = 0
+                self._wanted = 2
+        if not self._free:
+            return
+        self.start()
+
     async def stop(self) -> None:
         """Take no more requests; on return the kernel writes to no buffer. Cannot be cancelled."""
         self.ended.set()
-        for slot in self._reading:
+        for slot in self._slots:
             self._ring.cancel(slot.posted)
         with trio.CancelScope(shield=True):
             while self._reading:
@@ -123,20 +151,23 @@ class Device:
     def _sent(self, vectors: Vectors, result: int) -> None:
         if result == -errno.EAGAIN or result == -errno.EINTR:
             self._send(vectors)
-        elif result != vectors.length and -result not in _GONE:
+            return
+        if result != vectors.length and -result not in _GONE:
             what = os.strerror(-result) if result < 0 else f"{result} bytes taken"
             log.error("a reply of %d bytes to the kernel: %s", vectors.length, what)
+        if type(data := vectors.buffers[-1]) is bytearray:
+            self._ring.buffers.give(data)
 
     def _done(self, slot: Slot, result: int) -> None:
         if result > 0:
-            self._reading.discard(slot)
+            self._reading -= 1
             slot.length = result
             self._arrived(slot)
         elif not self.ended.is_set() and -result in _AGAIN:
             self._ring.post(slot.posted)
             return
         else:
-            self._reading.discard(slot)
+            self._reading -= 1
             if not self.ended.is_set():
                 if -result != errno.ENODEV:
                     number = -result or errno.EIO

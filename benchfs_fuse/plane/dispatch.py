@@ -62,10 +62,20 @@ class _Hosted:
 class Dispatcher(Generic[T]):
     """Runs one coroutine for each item of ``fresh``."""
 
-    def __init__(self, ring: Ring, begin: Callable[[T], Work | None], max_requests: int) -> None:
-        """``begin`` makes an item's coroutine, which raises nothing; None where there is nothing to run."""
+    def __init__(
+        self, ring: Ring, begin: Callable[[T], Work | None], arrived_by: Callable[[int], None], max_requests: int
+    ) -> None:
+        """Run at most ``max_requests`` at a time.
+
+        Args:
+            ring: driven from ``run`` on.
+            begin: makes an item's coroutine, which raises nothing; None where there is nothing to run.
+            arrived_by: told how many items one call into the kernel brought, where it brought any.
+            max_requests: most requests under way.
+        """
         self._ring = ring
         self._begin = begin
+        self._arrived_by = arrived_by
         self._max_requests = max_requests
         self.fresh: deque[T] = deque()
         """What has arrived and nobody has taken."""
@@ -156,9 +166,9 @@ class Dispatcher(Generic[T]):
 
     def _turn(self) -> tuple[_Hosted | None, bool]:
         """Run what can be run; a request that needs this task, if one does, and whether there is more to run."""
-        ring, deadline_s = self._ring, time.monotonic() + _TURN_S
-        with ring.turn():
-            ring.pump()
+        deadline_s = time.monotonic() + _TURN_S
+        with self._ring.turn():
+            self._pump()
             while True:
                 while True:
                     if self._resumable:
@@ -170,11 +180,18 @@ class Dispatcher(Generic[T]):
                         break
                     if stopped is not None:
                         return stopped, True
-                ring.pump()
-                if not self._resumable and not (self.fresh and self.under_way < self._max_requests):
+                more = self._pump()
+                if not more and not self._resumable and not (self.fresh and self.under_way < self._max_requests):
                     return None, False
                 if time.monotonic() > deadline_s:
                     return None, True
+
+    def _pump(self) -> bool:
+        before = len(self.fresh)
+        more = self._ring.pump()
+        if (count := len(self.fresh) - before) > 0:
+            self._arrived_by(count)
+        return more
 
     def _take(self) -> _Hosted | None:
         work = self._begin(self.fresh.popleft())

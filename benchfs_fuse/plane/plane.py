@@ -49,7 +49,7 @@ class Plane:
         """
         self._handlers = handlers.table
         self._counted = counted
-        self._dispatcher: Dispatcher[Slot] = Dispatcher(ring, self._begin, MAX_REQUESTS)
+        self._dispatcher: Dispatcher[Slot] = Dispatcher(ring, self._begin, self._arrived_by, MAX_REQUESTS)
         self._device = Device(ring, descriptor, self._dispatcher.fresh.append)
         self._forwarder = Forwarder(self._device, pair)
 
@@ -89,6 +89,9 @@ class Plane:
             nursery.cancel_scope.cancel()
         if self._device.failure is not None:
             raise self._device.failure
+
+    def _arrived_by(self, count: int) -> None:
+        self._device.arrived_by(count)
 
     def _begin(self, slot: Slot) -> Work | None:
         """Decode what is in the slot; the coroutine that answers it, if it is answered here."""

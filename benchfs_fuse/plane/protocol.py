@@ -1,8 +1,7 @@
 """What requests on /dev/fuse look like, and their decoding. Pure: imports the standard library's struct and enum.
 
 Layouts are those of <linux/fuse.h> at minor version 38, which libfuse 3.14 negotiates; each struct is named as there,
-with its size. Opcodes of later kernels (STATX, 7.39) are answered too, for the kernel asks for them whatever was
-negotiated. Invariant: whatever bytes arrive, decoding returns values within the bounds of their types or raises
+with its size. Invariant: whatever bytes arrive, decoding returns values within the bounds of their types or raises
 ``ProtocolError``.
 """
 
@@ -44,7 +43,6 @@ class Opcode(enum.IntEnum):
     LISTXATTR = 23
     REMOVEXATTR = 24
     FLUSH = 25
-    INIT = 26
     OPENDIR = 27
     READDIR = 28
     RELEASEDIR = 29
@@ -52,17 +50,10 @@ class Opcode(enum.IntEnum):
     CREATE = 35
     INTERRUPT = 36
     DESTROY = 38
-    IOCTL = 39
     BATCH_FORGET = 42
-    FALLOCATE = 43
     READDIRPLUS = 44
     RENAME2 = 45
-    LSEEK = 46
-    COPY_FILE_RANGE = 47
     SYNCFS = 50
-    TMPFILE = 51
-    STATX = 52
-    COPY_FILE_RANGE_64 = 53
 
 
 IN_HEADER = struct.Struct("<IIQQIIIHH")
@@ -70,11 +61,6 @@ IN_HEADER = struct.Struct("<IIQQIIIHH")
 OUT_HEADER = struct.Struct("<IiQ")
 """``fuse_out_header`` (16): len, error, unique."""
 
-INIT_IN = struct.Struct("<IIIII44x")
-"""``fuse_init_in`` (64): major, minor, max_readahead, flags, flags2."""
-INIT_OUT = struct.Struct("<IIIIHHIIHHI28x")
-"""``fuse_init_out`` (64): major, minor, max_readahead, flags, max_background, congestion_threshold, max_write,
-time_gran, max_pages, map_alignment, flags2."""
 
 GETATTR_IN = struct.Struct("<IIQ")
 """``fuse_getattr_in`` (16): getattr_flags, dummy, fh."""
@@ -115,14 +101,6 @@ FORGET_ONE = struct.Struct("<QQ")
 """``fuse_forget_one`` (16): nodeid, nlookup."""
 INTERRUPT_IN = struct.Struct("<Q")
 """``fuse_interrupt_in`` (8): unique."""
-FALLOCATE_IN = struct.Struct("<QQQI4x")
-"""``fuse_fallocate_in`` (32): fh, offset, length, mode."""
-LSEEK_IN = struct.Struct("<QQI4x")
-"""``fuse_lseek_in`` (24): fh, offset, whence."""
-COPY_FILE_RANGE_IN = struct.Struct("<QQQQQQQ")
-"""``fuse_copy_file_range_in`` (56): fh_in, off_in, nodeid_out, fh_out, off_out, len, flags."""
-STATX_IN = struct.Struct("<I4xQII")
-"""``fuse_statx_in`` (24; 7.39): getattr_flags, fh, sx_flags, sx_mask."""
 
 WRITE_HEAD_BYTES = IN_HEADER.size + WRITE_IN.size
 """Where the data of a WRITE begins."""
@@ -147,8 +125,6 @@ class SetattrField(enum.IntFlag):
     KILL_SUIDGID = 1 << 11
 
 
-WRITE_CACHE = 1 << 0
-"""``FUSE_WRITE_CACHE``: pages of the write-back cache, written on behalf of nobody in particular."""
 WRITE_KILL_SUIDGID = 1 << 2
 """``FUSE_WRITE_KILL_SUIDGID``."""
 OPEN_KILL_SUIDGID = 1 << 0

@@ -33,8 +33,6 @@ GETXATTR_OUT = struct.Struct("<I4x")
 """``fuse_getxattr_out`` (8): size."""
 DIRENT = struct.Struct("<QQII")
 """``fuse_dirent`` (24, then the name): ino, off, namelen, type."""
-LSEEK_OUT = struct.Struct("<Q")
-"""``fuse_lseek_out`` (8): offset."""
 
 KEEP_CACHE = 1 << 1
 """``FOPEN_KEEP_CACHE``."""
@@ -71,11 +69,6 @@ def write_out(length: int) -> bytes:
 def xattr_size_out(length: int) -> bytes:
     """Of GETXATTR and LISTXATTR that ask for the size only."""
     return GETXATTR_OUT.pack(length)
-
-
-def lseek_out(offset: int) -> bytes:
-    """Of LSEEK."""
-    return LSEEK_OUT.pack(offset)
 
 
 class Listing:

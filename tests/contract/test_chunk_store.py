@@ -216,11 +216,9 @@ async def test_blocks_are_counted_in_512_bytes(store: ChunkStore) -> None:
     assert [info.blocks for info in await store.stat_chunks(INODE, [FIRST])] == [16]
 
 
-async def test_every_operation_is_a_checkpoint(store: ChunkStore) -> None:
+async def test_every_operation_but_reads_and_writes_is_a_checkpoint(store: ChunkStore) -> None:
     await store.write_chunk(INODE, FIRST, 0, b"x")
     calls: list[Callable[[], Awaitable[object]]] = [
-        lambda: store.write_chunk(INODE, FIRST, 0, b"y"),
-        lambda: store.read_chunk(INODE, FIRST, 0, 1),
         lambda: store.read_chunk(OTHER, FIRST, 0, 1),
         lambda: store.fsync_chunk(INODE, FIRST),
         lambda: store.fsync_chunk(OTHER, FIRST),

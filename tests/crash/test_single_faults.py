@@ -75,7 +75,7 @@ async def opened(source: Path, sync: SyncMode, plan: FaultPlan, *, ring: bool) -
                 yield volume
             return
         async with Ring.open(8, FaultyDriver(UringDriver(16), plan)) as reactor:
-            io = RingIO(reactor)
+            io = RingIO(reactor, page_cache=False)
             try:
                 async with open_test_volume(source, sync, wrap_io=lambda _: io, vfs=vfs) as volume:
                     yield volume

@@ -302,7 +302,10 @@ async def test_the_same_faults_through_the_ring(tmp_path: Path) -> None:
 @pytest.mark.parametrize("durable", [True, False])
 async def test_durable_writes_ask_the_kernel_for_it(tmp_path: Path, durable: bool) -> None:
     driver = FaultyDriver(UringDriver(8), FaultPlan())
-    async with Ring.open(4, driver) as ring, open_store(tmp_path, durable=durable, io=RingIO(ring)) as (store, _):
+    async with (
+        Ring.open(4, driver) as ring,
+        open_store(tmp_path, durable=durable, io=RingIO(ring, page_cache=False)) as (store, _),
+    ):
         await store.write_chunk(INODE, FIRST, 0, b"x")
     assert driver.rw_flags == [os.RWF_DSYNC if durable else 0]
 

@@ -27,7 +27,7 @@ from benchfs_fuse.plane.protocol import (
 )
 
 HEADER = Path("/usr/include/linux/fuse.h")
-NEWER = {"STATX", "COPY_FILE_RANGE_64", "TMPFILE", "SYNCFS"}
+NEWER = {"SYNCFS"}
 """Opcodes that the header of an older system has not."""
 
 SIZES = {
@@ -51,16 +51,12 @@ SIZES = {
     "fuse_batch_forget_in": protocol.BATCH_FORGET_IN.size,
     "fuse_forget_one": protocol.FORGET_ONE.size,
     "fuse_interrupt_in": protocol.INTERRUPT_IN.size,
-    "fuse_fallocate_in": protocol.FALLOCATE_IN.size,
-    "fuse_lseek_in": protocol.LSEEK_IN.size,
-    "fuse_copy_file_range_in": protocol.COPY_FILE_RANGE_IN.size,
     "fuse_attr_out": replies.ATTR_OUT.size,
     "fuse_entry_out": replies.ENTRY_OUT.size,
     "fuse_open_out": replies.OPEN_OUT.size,
     "fuse_write_out": replies.WRITE_OUT.size,
     "fuse_statfs_out": replies.STATFS_OUT.size,
     "fuse_getxattr_out": replies.GETXATTR_OUT.size,
-    "fuse_lseek_out": replies.LSEEK_OUT.size,
 }
 ATTRIBUTES = Attributes(InodeId(7), 0o100644, 2, 10, 20, 0x1234, 5000, 16, 10**9 + 1, 2 * 10**9 + 2, -1)
 
