@@ -264,14 +264,15 @@ class WalCheckpointer:
         """Copy and flush what readers allow (a "passive" WAL checkpoint); blocks. Whether all of the WAL was copied.
 
         Raises:
-            OSError: SQLite's error as a number of the operating system: ENOSPC or EIO.
+            OSError: SQLite's error as a number of the operating system: ENOSPC, EDQUOT or EIO.
         """
         try:
             total, done = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         except apsw.FullError as error:
             raise OSError(errno.ENOSPC, str(error), str(self._connection.filename)) from error
-        except apsw.Error as error:
-            raise OSError(errno.EIO, str(error), str(self._connection.filename)) from error
+        except apsw.Error as error:  # SQLite has no word for a quota
+            number = errno.EDQUOT if self._connection.system_errno == errno.EDQUOT else errno.EIO
+            raise OSError(number, str(error), str(self._connection.filename)) from error
         return total == done
 
     def close(self) -> None:

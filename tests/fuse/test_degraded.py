@@ -146,6 +146,38 @@ def test_a_mount_without_descriptors_works_with_those_it_has_and_says_what_it_la
     assert "Too many open files" in volume.log.read_text()
 
 
+# Two mounts of one volume
+
+NAMESPACES = {
+    "mount": ("unshare", "--mount"),
+    "pid": ("unshare", "--mount", "--pid", "--fork", "--mount-proc"),
+}
+
+
+@pytest.mark.parametrize("kind", NAMESPACES)
+def test_a_second_mount_is_refused_across_namespaces_and_a_stale_lock_is_none(volumes: Volumes, kind: str) -> None:
+    """Neither sees the other's mounts, nor perhaps its process: the lock alone tells."""
+    volume, other = volumes.make(), volumes.place / "elsewhere"
+    other.mkdir()
+    write(volume.directory / "file", content(1))
+    mount: list[str | Path] = [MOUNT, volume.source, other, "-o", f"log={volumes.place / 'log of the other'}"]
+    before = (volume.source / "lock").read_bytes()
+    done = run(*NAMESPACES[kind], *mount, check=False)
+    assert (done.returncode, done.stdout) == (32, "")
+    (line,) = done.stderr.splitlines()
+    assert f"is mounted already at {volume.directory} by process {volume.pid}" in line
+    assert (volume.source / "lock").read_bytes() == before
+    assert read(volume.directory / "file") == content(1)
+
+    volume.kill()  # the lock file still names it
+    assert (volume.source / "lock").read_bytes() == before
+    inside = f'"$@" >/dev/null && cmp {volume.place_of("file")} {other}/file && exec {BENCHFS} umount {other}'
+    volume.place_of("file").write_bytes(content(1))
+    run(*NAMESPACES[kind], "sh", "-ec", inside, "sh", *mount)
+    volume.mount()
+    assert read(volume.directory / "file") == content(1)
+
+
 # Memory
 
 

@@ -30,21 +30,27 @@ class FaultyVFS(apsw.VFS):
     def __init__(self, name: str, plan: FaultPlan) -> None:
         super().__init__(name, "")
         self.plan = plan
+        self.last_error = 0
+
+    def xGetLastError(self) -> tuple[int, str]:
+        """SQLite's name for the errno of what failed last."""
+        return self.last_error, ""
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:
         """SQLite's name for opening."""
         rule = self.plan.decide("open", "metadata")
         if rule is not None and rule.error:
             raise apsw.CantOpenError("a fault made for this test")
-        return _FaultyFile(self.plan, name, flags)
+        return _FaultyFile(self, name, flags)
 
 
 class _FaultyFile(apsw.VFSFile):
     """One file of SQLite's. The methods have SQLite's names."""
 
-    def __init__(self, plan: FaultPlan, name: str | apsw.URIFilename | None, flags: list[int]) -> None:
+    def __init__(self, vfs: FaultyVFS, name: str | apsw.URIFilename | None, flags: list[int]) -> None:
         super().__init__("", name, flags)
-        self._plan = plan
+        self._vfs = vfs
+        self._plan = vfs.plan
 
     def xRead(self, amount: int, offset: int) -> bytes:
         rule = self._plan.decide("read", "metadata")
@@ -75,6 +81,7 @@ class _FaultyFile(apsw.VFSFile):
             return
         if rule.error == errno.ENOSPC and operation == "write":
             raise apsw.FullError("a fault made for this test")
+        self._vfs.last_error = rule.error
         failure: Any = apsw.IOError("a fault made for this test")
         failure.extendedresult = _RESULTS[operation]
         raise failure
