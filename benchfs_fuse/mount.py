@@ -21,7 +21,6 @@ from pathlib import Path
 import trio
 
 from benchfs_core.errors import BenchFSError
-from benchfs_core.host import flush_filesystem
 from benchfs_core.status import status_of
 from benchfs_core.types import ROOT_INODE, StoreKind, SyncMode
 from benchfs_core.volume import Clocks, Volume, open_volume
@@ -184,11 +183,11 @@ async def _session(
     daemon = mounts.this_process(request.shown_source, str(request.mount_point), request.log)
 
     async def announce(nursery: trio.Nursery) -> None:
-        root = await trio.to_thread.run_sync(os.stat, request.mount_point)
-        if root.st_ino != ROOT_INODE:
+        inode, device = await trio.to_thread.run_sync(mounts.look_at_root, request.mount_point)
+        if inode != ROOT_INODE:
             raise MountError(f"{request.mount_point}: mounted, but its root is not ours")
-        raise_kernel_limits(root.st_dev)
-        progress.registration = await trio.to_thread.run_sync(mounts.register, daemon)
+        raise_kernel_limits(device)
+        progress.registration = await trio.to_thread.run_sync(mounts.register, daemon, device)
         if progress.registration is not None:
             await nursery.start(serve_control, mounts.control_socket(progress.registration), {"status": status})
         if volume.lock is not None:
@@ -228,13 +227,9 @@ async def _unmount(mount_point: Path, way: Way) -> None:
 
 
 def _write_back(mount_point: Path) -> None:
-    """Have the kernel hand over the dirty pages it holds for the mount (syncfs(2))."""
+    """Have the kernel hand over the dirty pages it holds for the mount, as far as it can."""
     try:
-        root = os.open(mount_point, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            flush_filesystem(root)
-        finally:
-            os.close(root)
+        mounts.write_back(mount_point)
     except OSError as error:
         log.error("%s: writing back what the kernel holds: %s", mount_point, error)
 

@@ -117,6 +117,33 @@ def is_dead(mount_point: Path) -> bool:
     return False
 
 
+def look_at_root(mount_point: Path) -> tuple[int, int]:
+    """Inode number and device of what the mount point shows; blocks until whoever serves it has answered.
+
+    Another process asks, here and in ``write_back``, for the one that serves the mount must not: killed meanwhile, its
+    thread would wait for its own answer for good, and so keep /dev/fuse open and the volume locked.
+
+    Raises:
+        OSError: no answer, or an error.
+    """
+    inode, device = _run("stat", "-c", "%i %d", "--", os.fspath(mount_point)).split()
+    return int(inode), int(device)
+
+
+def write_back(mount_point: Path) -> None:
+    """Have the kernel hand over the dirty pages it holds for the mount (syncfs(2)); blocks. OSError: it could not."""
+    _run("sync", "-f", "--", os.fspath(mount_point))
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise OSError(
+            errno.EIO, (done.stderr.strip().splitlines() or [f"{command[0]} ended with {done.returncode}"])[-1]
+        )
+    return done.stdout
+
+
 def clear_dead_mount(mount_point: Path) -> bool:
     """Detach what a killed daemon left at the mount point, if it did; whether it had."""
     try:
@@ -133,12 +160,11 @@ def clear_dead_mount(mount_point: Path) -> bool:
     return True
 
 
-def register(daemon: Daemon) -> Path | None:
-    """Note who serves the mount at ``daemon.mount_point``; return the file, to be removed at an orderly end.
+def register(daemon: Daemon, device: int) -> Path | None:
+    """Note who serves the mount with this ``st_dev``; return the file, to be removed at an orderly end.
 
     None, with a warning in the log, where there is no directory that others cannot write to: the mount does without.
     """
-    device = os.stat(daemon.mount_point).st_dev
     name = f"{os.major(device)}:{os.minor(device)}-{daemon.pid}.json"
     refused = []
     for directory in _runtime_directories(os.geteuid()):

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchfs_core.superblock import DATABASE, LOCK, SUPERBLOCK
-from tests.support.mounting import BENCHFS, MOUNT, TIMEOUT_S, MountedVolume, run, wait_for_end
+from benchfs_fuse import mounts
+from tests.support.mounting import BENCHFS, MOUNT, TIMEOUT_S, MountedVolume, wait_for_end
 
 CHUNK = 64 * 1024
 DOOMED_CHUNKS = 300
@@ -127,11 +128,16 @@ def kill_in_recovery(volume: MountedVolume, rng: random.Random) -> bool:
     """Mount a volume that was not closed in order, and kill the daemon; whether it was before the mount was ready."""
     before = _owner(volume)
     command: list[str | Path] = [MOUNT, volume.source, volume.directory, "-o", f"{volume.options},log={volume.log}"]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
-        watch(lambda: _owner(volume) not in (before, (0, "")), "a daemon has the lock")
-        linger(rng, 0.5)
-        pid, _ = _owner(volume)
-        os.kill(pid, signal.SIGKILL)
+    null = subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=null, stdout=null, stderr=null) as waiting:
+        try:
+            watch(lambda: _owner(volume) not in (before, (0, "")), "a daemon has the lock")
+            linger(rng, 0.5)
+            pid, _ = _owner(volume)
+            os.kill(pid, signal.SIGKILL)
+            waiting.wait(TIMEOUT_S)  # ends once all of the daemon has
+        finally:
+            waiting.kill()
         wait_for_end(pid)
     return _owner(volume) == (pid, "open")
 
@@ -167,4 +173,4 @@ def kill_in_format(source: Path, rng: random.Random) -> bool:
 
 def clear(volume: MountedVolume) -> None:
     """Take away the dead mount, if there is one, so that the volume can be looked at."""
-    run("fusermount3", "-uzq", volume.directory, check=False)
+    mounts.clear_dead_mount(volume.directory)
