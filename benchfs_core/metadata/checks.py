@@ -258,7 +258,9 @@ _RULES: tuple[tuple[str, str], ...] = (
     ),
     (
         "number",
-        "SELECT inode, 'number at or above the limit' FROM inode WHERE inode >= (SELECT max(high) FROM number)",
+        """SELECT inode, 'number at or above the limit' FROM inode WHERE inode >= (SELECT max(high) FROM number)
+           UNION SELECT inode, 'orphan at or above the limit' FROM orphan
+                 WHERE inode >= (SELECT max(high) FROM number)""",
     ),
     (
         "number",

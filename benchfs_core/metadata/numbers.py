@@ -31,6 +31,7 @@ _NUMBERED = (
     ("inode", "inode"),
     ("orphan", "inode"),
     ("dirty", "inode"),
+    ("inline", "inode"),
     ("chunk", "inode"),
     ("inline", "inode"),
     ("xattr", "inode"),

@@ -111,6 +111,7 @@ DAMAGED_SOURCES = [
     ("UPDATE number SET low = 1 << 62, high = 1 << 62", "which cannot be"),
     ("UPDATE number SET low = 16, high = {empty}", "is in use"),
     ("UPDATE number SET low = 16, high = 16", "is in use"),
+    ("INSERT INTO orphan SELECT high FROM number", "is in use"),
 ]
 
 
