@@ -80,6 +80,11 @@ class Device:
         self.ended = trio.Event()
         """Set when no more requests will come."""
 
+    @property
+    def reads(self) -> int:
+        """How many reads are to be outstanding."""
+        return self._wanted
+
     def start(self) -> None:
         """Begin to take requests. Not a checkpoint."""
         while self._reading < self._wanted and not self.ended.is_set():
@@ -116,8 +121,6 @@ class Device:
             if self._alone >= _PROBE_AFTER:
                 self._alone = 0
                 self._wanted = 2
-        if not self._free:
-            return
         self.start()
 
     async def stop(self) -> None:

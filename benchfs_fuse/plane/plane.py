@@ -63,6 +63,11 @@ class Plane:
         """Set when no more requests will come."""
         return self._device.ended
 
+    @property
+    def device_reads(self) -> int:
+        """How many reads of the device are to be outstanding."""
+        return self._device.reads
+
     def stop(self) -> None:
         """End as at unmounting."""
         self._device.ended.set()

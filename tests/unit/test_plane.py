@@ -23,6 +23,7 @@ from benchfs_core.config import VolumeOptions
 from benchfs_core.types import InodeId, StoreKind, SyncMode
 from benchfs_core.volume import Volume, open_volume
 from benchfs_fuse.plane import forward, protocol, replies
+from benchfs_fuse.plane.device import MAX_READS
 from benchfs_fuse.plane.handlers import Handlers
 from benchfs_fuse.plane.plane import MAX_REQUESTS, Plane
 from benchfs_fuse.plane.protocol import IN_HEADER, Opcode
@@ -175,6 +176,22 @@ async def test_large_writes_at_once_do_not_mix(volume: Volume) -> None:
         for index, part in enumerate(parts):
             body = read_body(handle, index * len(part), len(part))
             assert await at.kernel.ask(Opcode.READ, body, inode) == part
+
+
+async def test_as_many_reads_are_outstanding_as_requests_come_at_once(in_memory: Volume) -> None:
+    async with serving(in_memory) as at:
+        most = 0
+        for _ in range(10):
+            for _ in range(32):
+                at.kernel.send(Opcode.STATFS)
+            for _ in range(32):
+                assert (await at.kernel.answer())[1] == 0
+                most = max(most, at.plane.device_reads)
+        assert most == MAX_READS
+        for _ in range(3 * MAX_READS):
+            await at.kernel.ask(Opcode.STATFS)
+            await wait_all_tasks_blocked()
+        assert at.plane.device_reads <= 2
 
 
 async def test_errors_have_their_errno(in_memory: Volume) -> None:
