@@ -79,12 +79,15 @@ class Content:
         for start in range(0, len(found), BLOCK):
             index, part = start // BLOCK, found[start : start + BLOCK]
             allowed = self._values.get(index, (ZEROS,))
-            for generation, length in allowed:
-                whole = block(self.file, index, generation)[:length] + bytes(BLOCK - length)
-                if whole[: len(part)] == part:
-                    shown[index] = generation
-                    break
-            else:
+            whole = {
+                value: block(self.file, index, value[0])[: value[1]] + bytes(BLOCK - value[1]) for value in allowed
+            }
+            fitting = {value[0] for value in allowed if whole[value][: len(part)] == part}
+            if len(fitting) == 1:
+                [shown[index]] = (
+                    fitting  # a few bytes may be those of several writes, and then tell nothing of their order
+                )
+            if not fitting:
                 may = ", ".join(f"generation {generation} to byte {length}" for generation, length in allowed)
                 return f"block {index} of file {self.file:#x} shows {describe(part)}; it may show {may}"
         return self._from_before_a_cut(shown)

@@ -111,6 +111,18 @@ def test_the_judge_of_cuts() -> None:
     assert content.problem(whole + block(7, 4, 4))
 
 
+def test_the_judge_of_a_few_bytes_that_may_be_of_several_writes() -> None:
+    content = Content(7)
+    content.write(0, 3, 1)
+    content.settle()
+    content.truncate(0, 2)
+    content.write(0, 3, 3)
+    content.truncate(2 * BLOCK + 14, 4)
+    assert content.problem(run_of_blocks(7, 0, 3, 3)[: 2 * BLOCK + 14]) is None, "14 bytes tell file and place alone"
+    mixed = run_of_blocks(7, 0, 2, 3) + block(7, 2, 1)
+    assert "before a truncate" in str(content.problem(mixed))
+
+
 def test_the_judge_of_a_write_under_way_where_a_file_ended() -> None:
     content = Content(7)
     content.write(0, 4, 1)
