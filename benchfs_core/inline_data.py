@@ -122,3 +122,5 @@ class InlineData:
         node.blocks = node.clean_blocks = inline_blocks(len(content))
         node.blocks_at_write = node.writes
         node.changed_sequence = self._commit.sequence
+        if not content and node.dirty:  # so far the row said that what chunks there may be are dead
+            node.cut.record(0, node.changed_sequence)

@@ -61,7 +61,7 @@ class Contents:
         return None if row is None else row[0]
 
     def store(self, inode: InodeId, content: bytes, state: FileState) -> None:
-        """Make ``content`` the inode's inline content; none of it: no row."""
+        """Make ``content`` the inode's inline content; of none there is no row, and a dirty mark has chunks dead."""
         assert len(content) <= min(MAX_INLINE_BYTES, state.size)
         database = self._database
         with database.change():
@@ -69,6 +69,7 @@ class Contents:
                 database.execute(_STORE, (inode, content))
             else:
                 database.execute("DELETE FROM inline WHERE inode = ?", (inode,))
+                database.execute("UPDATE dirty SET cut = 0 WHERE inode = ?", (inode,))
             blocks = inline_blocks(len(content))
             database.execute(_STATE, (state.size, blocks, state.atime_ns, state.mtime_ns, state.ctime_ns, inode))
             database.pending_bytes += len(content)
