@@ -181,17 +181,17 @@ async def test_large_writes_at_once_do_not_mix(volume: Volume) -> None:
 async def test_as_many_reads_are_outstanding_as_requests_come_at_once(in_memory: Volume) -> None:
     async with serving(in_memory) as at:
         most = 0
-        for _ in range(10):
-            for _ in range(32):
-                at.kernel.send(Opcode.STATFS)
-            for _ in range(32):
-                assert (await at.kernel.answer())[1] == 0
-                most = max(most, at.plane.device_reads)
-        assert most == MAX_READS
-        for _ in range(3 * MAX_READS):
-            await at.kernel.ask(Opcode.STATFS)
-            await wait_all_tasks_blocked()
-        assert at.plane.device_reads <= 2
+        with trio.fail_after(60):  # how many arrive by one call is the scheduler's matter
+            while most < MAX_READS:
+                for _ in range(32):
+                    at.kernel.send(Opcode.STATFS)
+                for _ in range(32):
+                    assert (await at.kernel.answer())[1] == 0
+                    most = max(most, at.plane.device_reads)
+            assert most == MAX_READS
+            while at.plane.device_reads > 2:
+                await at.kernel.ask(Opcode.STATFS)
+                await wait_all_tasks_blocked()
 
 
 async def test_errors_have_their_errno(in_memory: Volume) -> None:
