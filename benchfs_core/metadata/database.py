@@ -40,7 +40,7 @@ _WAL_FRAME_BYTES = PAGE_BYTES + 24
 
 _BUSY_WAIT_MS = 10_000
 
-_CHANGE_BYTES = 2 * _WAL_FRAME_BYTES
+_CHANGE_BYTES = 4 * _WAL_FRAME_BYTES
 """What one change adds to the WAL, long values aside: a few pages, of which changes of one place share most."""
 
 IN_MEMORY = Path(":memory:")

@@ -33,7 +33,7 @@ WAL_INDEX_RESERVE_BYTES = 128 * 1024
 _WAL_FOR_DELETING_BYTES = 8 * 1024 * 1024
 """The last part of the reserve, kept for changes that free space."""
 
-_TRANSACTION_BYTES = 8 * 1024 * 1024
+_TRANSACTION_BYTES = 4 * 1024 * 1024
 """A transaction about this large is committed before more is changed: all of it must fit into the reserve."""
 
 _NUMBERS_IN_HAND = 64

@@ -209,8 +209,8 @@ async def test_no_transaction_outgrows_what_is_reserved_for_the_wal(metadata: Me
     for number in range(400):
         await metadata.commit.writable()
         metadata.manager.xattrs.set(inode, b"user.%d" % (number % 8), os.urandom(60_000), 1)
-        assert metadata.database.pending_bytes < 9 << 20
-    assert metadata.wal.ended - before >= 400 * 60_000 // (9 << 20)
+        assert metadata.database.pending_bytes < 5 << 20
+    assert metadata.wal.ended - before >= 400 * 60_000 // (5 << 20)
 
 
 async def test_numbers_are_handed_out_below_a_durable_limit_only(metadata: Metadata) -> None:
