@@ -69,7 +69,7 @@ class AtimeMode(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What stat(2) shows of one inode. Times in nanoseconds since 1970, ``blocks`` in units of 512 bytes."""
+    """What stat(2) and statx(2) show of an inode. Times in nanoseconds since 1970, ``blocks`` in units of 512 bytes."""
 
     inode: InodeId
     mode: int
@@ -82,6 +82,8 @@ class Attributes:
     atime_ns: int
     mtime_ns: int
     ctime_ns: int
+    birth_ns: int = 0
+    """When the inode was made; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from benchfs_core.types import AttributeChange, Attributes, Credentials, InodeId
 
 COLUMNS = (
     "inode.inode, inode.mode, inode.link_count, inode.uid, inode.gid, inode.rdev, inode.size, inode.blocks,"
-    " inode.atime_ns, inode.mtime_ns, inode.ctime_ns"
+    " inode.atime_ns, inode.mtime_ns, inode.ctime_ns, inode.birth_ns"
 )
 """The columns that make an ``Attributes``, in its order."""
 
@@ -44,7 +44,7 @@ class InodeRows:
             "INSERT INTO inode VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
             (
                 *(a.inode, a.mode, a.link_count, a.uid, a.gid, a.rdev, a.size, a.blocks),
-                *(a.atime_ns, a.mtime_ns, a.ctime_ns, parent, a.ctime_ns),
+                *(a.atime_ns, a.mtime_ns, a.ctime_ns, parent, a.birth_ns),
             ),
         )
 
@@ -97,4 +97,4 @@ def new_attributes(
         if stat.S_ISDIR(mode):
             mode |= stat.S_ISGID
     links = 2 if stat.S_ISDIR(mode) else 1
-    return Attributes(inode, mode, links, owner.uid, gid, rdev, size, 0, now_ns, now_ns, now_ns)
+    return Attributes(inode, mode, links, owner.uid, gid, rdev, size, 0, now_ns, now_ns, now_ns, now_ns)

@@ -8,30 +8,20 @@ handler returns the reply's body, or the parts of it; None says that none is due
 from __future__ import annotations
 
 import errno
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from collections.abc import Callable
 
 from benchfs_core.errors import EntryExists, InvalidArgument, NoSuchAttribute, NoSuchEntry
 from benchfs_core.filesystem import FileSystem
-from benchfs_core.types import MAX_NAME_BYTES, AttributeChange, Buffer, HandleId, InodeId
+from benchfs_core.types import MAX_NAME_BYTES, AttributeChange, HandleId, InodeId
 from benchfs_fuse.plane import protocol, replies
+from benchfs_fuse.plane.answering import Handler, Refused, Reply, caller_of
+from benchfs_fuse.plane.attributes import AttributeHandlers
 from benchfs_fuse.plane.protocol import Opcode, Request, SetattrField, fixed, names
-from benchfs_fuse.requests import Caller, Requests
-
-Reply: TypeAlias = Buffer | None
-Handler: TypeAlias = Callable[[Request], Awaitable[Reply]]
+from benchfs_fuse.requests import Requests
 
 _XATTR_CREATE, _XATTR_REPLACE = 1, 2
 """Of setxattr(2)."""
 _TIME_LIMIT_NS = (1 << 63) - 1
-
-
-class Refused(Exception):
-    """A request that fails with this errno, which is none of the core's meanings."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 class Handlers:
@@ -50,6 +40,7 @@ class Handlers:
                 **self._of_attributes(),
                 **self._of_files(),
                 **self._of_directories(),
+                **AttributeHandlers(filesystem).table,
             }.items()
         }
 
@@ -131,21 +122,21 @@ class Handlers:
     async def symlink(self, request: Request) -> Reply:
         """SYMLINK."""
         name, target = names(request.body, 0, 2)
-        credentials = _caller(request).credentials
+        credentials = caller_of(request).credentials
         return replies.entry_out(await self._fs.symlink(InodeId(request.inode), name, target, credentials))
 
     async def mknod(self, request: Request) -> Reply:
         """MKNOD."""
         mode, rdev, umask = fixed(protocol.MKNOD_IN, request.body)
         (name,) = names(request.body, protocol.MKNOD_IN.size)
-        credentials = _caller(request, umask).credentials
+        credentials = caller_of(request, umask).credentials
         return replies.entry_out(await self._fs.mknod(InodeId(request.inode), name, mode, credentials, rdev))
 
     async def mkdir(self, request: Request) -> Reply:
         """MKDIR."""
         mode, umask = fixed(protocol.MKDIR_IN, request.body)
         (name,) = names(request.body, protocol.MKDIR_IN.size)
-        credentials = _caller(request, umask).credentials
+        credentials = caller_of(request, umask).credentials
         return replies.entry_out(await self._fs.mkdir(InodeId(request.inode), name, mode, credentials))
 
     async def link(self, request: Request) -> Reply:
@@ -195,7 +186,7 @@ class Handlers:
         """
         values = fixed(protocol.SETATTR_IN, request.body)
         valid, _, size, _, atime_s, mtime_s, ctime_s, atime_ns, mtime_ns, ctime_ns, mode, _, uid, gid = values
-        inode, caller, now_ns = InodeId(request.inode), _caller(request), self._now_ns()
+        inode, caller, now_ns = InodeId(request.inode), caller_of(request), self._now_ns()
         change = AttributeChange(
             ctime_ns=_nanoseconds(ctime_s, ctime_ns) if valid & SetattrField.CTIME else None,
             mode=mode if valid & SetattrField.MODE else None,
@@ -229,7 +220,7 @@ class Handlers:
     async def listxattr(self, request: Request) -> Reply:
         """LISTXATTR."""
         (size,) = fixed(protocol.GETXATTR_IN, request.body)
-        found = await self._requests.listxattr(InodeId(request.inode), _caller(request))
+        found = await self._requests.listxattr(InodeId(request.inode), caller_of(request))
         return _sized(b"".join(name + b"\0" for name in found), size)
 
     async def setxattr(self, request: Request) -> Reply:
@@ -247,7 +238,7 @@ class Handlers:
             else:
                 if flags & _XATTR_CREATE:
                     raise EntryExists(f"{name!r} of inode {inode}")
-        await self._requests.setxattr(inode, name, value, _caller(request))
+        await self._requests.setxattr(inode, name, value, caller_of(request))
         return b""
 
     async def removexattr(self, request: Request) -> Reply:
@@ -262,7 +253,7 @@ class Handlers:
         """CREATE."""
         flags, mode, umask, _ = fixed(protocol.CREATE_IN, request.body)
         (name,) = names(request.body, protocol.CREATE_IN.size)
-        caller = _caller(request, umask)
+        caller = caller_of(request, umask)
         handle, attributes = await self._requests.create(InodeId(request.inode), name, mode, flags, caller)
         return replies.entry_out(attributes) + replies.open_out(handle, replies.KEEP_CACHE)
 
@@ -270,7 +261,7 @@ class Handlers:
         """OPEN."""
         flags, open_flags = fixed(protocol.OPEN_IN, request.body)
         drops = bool(open_flags & protocol.OPEN_KILL_SUIDGID)
-        handle, keep = await self._requests.open(InodeId(request.inode), flags, _caller(request), drops=drops)
+        handle, keep = await self._requests.open(InodeId(request.inode), flags, caller_of(request), drops=drops)
         return replies.open_out(handle, replies.KEEP_CACHE if keep else 0)
 
     async def read(self, request: Request) -> Reply:
@@ -290,7 +281,7 @@ class Handlers:
 
     async def _drop_privileges(self, request: Request) -> None:
         inode = InodeId(request.inode)
-        kept = await self._requests.unprivileged(inode, _caller(request))
+        kept = await self._requests.unprivileged(inode, caller_of(request))
         if kept is not None:
             await self._fs.setattr(inode, AttributeChange(mode=kept))
 
@@ -356,10 +347,6 @@ class Handlers:
 _COUNTED_AS = {Opcode.BATCH_FORGET: "forget", Opcode.READDIRPLUS: "readdir", Opcode.RENAME2: "rename"}
 _TELLING = ~SetattrField.CTIME & ~SetattrField.FH & ~SetattrField.LOCKOWNER & (1 << 12) - 1
 """Fields that say what a SETATTR is for."""
-
-
-def _caller(request: Request, umask: int = 0) -> Caller:
-    return Caller(request.uid, request.gid, request.pid, umask)
 
 
 def _with_mode(change: AttributeChange, mode: int) -> AttributeChange:

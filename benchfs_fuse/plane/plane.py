@@ -16,10 +16,11 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from benchfs_core.chunks.ring import Ring
+from benchfs_fuse.plane.answering import Handler, Refused
 from benchfs_fuse.plane.device import Device, Slot
 from benchfs_fuse.plane.dispatch import Dispatcher, Work
 from benchfs_fuse.plane.forward import Forwarder
-from benchfs_fuse.plane.handlers import Handler, Handlers, Refused
+from benchfs_fuse.plane.handlers import Handlers
 from benchfs_fuse.plane.protocol import IN_HEADER, WRITE_HEAD_BYTES, Opcode, ProtocolError, Request, decode
 from benchfs_fuse.translate import to_errno
 

@@ -54,6 +54,7 @@ class Opcode(enum.IntEnum):
     READDIRPLUS = 44
     RENAME2 = 45
     SYNCFS = 50
+    STATX = 52
 
 
 IN_HEADER = struct.Struct("<IIQQIIIHH")
@@ -64,6 +65,8 @@ OUT_HEADER = struct.Struct("<IiQ")
 
 GETATTR_IN = struct.Struct("<IIQ")
 """``fuse_getattr_in`` (16): getattr_flags, dummy, fh."""
+STATX_IN = struct.Struct("<IIQII")
+"""``fuse_statx_in`` (24; minor version 39): getattr_flags, reserved, fh, sx_flags, sx_mask."""
 SETATTR_IN = struct.Struct("<I4xQQQqqqIIIIIII4x")
 """``fuse_setattr_in`` (88): valid, fh, size, lock_owner, atime, mtime, ctime, atimensec, mtimensec, ctimensec, mode,
 unused4, uid, gid."""

@@ -21,6 +21,10 @@ _ATTR = "QQQqqqIIIIIIIIII"
 rdev, blksize, flags."""
 ATTR_OUT = struct.Struct("<QI4x" + _ATTR)
 """``fuse_attr_out`` (104): attr_valid, attr_valid_nsec, attr."""
+STATX_OUT = struct.Struct("<QII16x" + "IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIII112x")
+"""``fuse_statx_out`` (288; minor version 39): attr_valid, attr_valid_nsec, flags, and of ``fuse_statx`` (256) mask,
+blksize, attributes, nlink, uid, gid, mode, ino, size, blocks, attributes_mask, atime, btime, ctime, mtime, rdev_major,
+rdev_minor, dev_major, dev_minor."""
 ENTRY_OUT = struct.Struct("<QQQQII" + _ATTR)
 """``fuse_entry_out`` (128): nodeid, generation, entry_valid, attr_valid, entry_valid_nsec, attr_valid_nsec, attr."""
 OPEN_OUT = struct.Struct("<QI4x")
@@ -37,6 +41,9 @@ DIRENT = struct.Struct("<QQII")
 KEEP_CACHE = 1 << 1
 """``FOPEN_KEEP_CACHE``."""
 
+STATX_BASIC_STATS, STATX_BTIME = 0x7FF, 0x800
+"""Of <linux/stat.h>."""
+
 _SECOND_NS = 10**9
 _NO_ENTRY = ENTRY_OUT.pack(0, 0, CACHE_S, 0, 0, 0, *(0,) * 16)
 
@@ -44,6 +51,18 @@ _NO_ENTRY = ENTRY_OUT.pack(0, 0, CACHE_S, 0, 0, 0, *(0,) * 16)
 def attr_out(attributes: Attributes, *, valid_s: int = CACHE_S) -> bytes:
     """Of GETATTR and SETATTR."""
     return ATTR_OUT.pack(valid_s, 0, *_fields(attributes))
+
+
+def statx_out(attributes: Attributes, *, valid_s: int = CACHE_S) -> bytes:
+    """Of STATX: everything that ``attr_out`` tells, and when the inode was made where that is known."""
+    a, rdev = attributes, attributes.rdev
+    times_ns = a.atime_ns, a.birth_ns, a.ctime_ns, a.mtime_ns
+    return STATX_OUT.pack(
+        *(valid_s, 0, 0, STATX_BASIC_STATS | (STATX_BTIME if a.birth_ns else 0), BLOCK_SIZE, 0),
+        *(a.link_count, a.uid, a.gid, a.mode, a.inode, a.size, a.blocks, 0),
+        *(part for time_ns in times_ns for part in divmod(time_ns, _SECOND_NS)),
+        *(rdev >> 8 & 0xFFF, rdev & 0xFF | rdev >> 12 & 0xFFF00, 0, 0),  # as new_encode_dev has packed it in MKNOD
+    )
 
 
 def entry_out(attributes: Attributes, *, valid_s: int = CACHE_S) -> bytes:

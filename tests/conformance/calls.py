@@ -8,8 +8,10 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
 """Flags of renameat2(2)."""
@@ -83,6 +85,35 @@ def list_size(name: str, room: int) -> int:
     """listxattr(2) into ``room`` bytes; the size it returns."""
     buffer = ctypes.create_string_buffer(max(room, 1))
     return _checked(_libc.listxattr(os.fsencode(name), buffer, ctypes.c_size_t(room)))
+
+
+class Statx(NamedTuple):
+    """Some of what statx(2) tells."""
+
+    mask: int
+    attributes: int
+    attributes_mask: int
+    status: tuple[int, ...]
+    """Link count, uid, gid, mode, inode, size, blocks."""
+    birth_ns: int
+
+
+STATX_BASIC_STATS, STATX_BTIME = 0x7FF, 0x800
+STATX_ATTR_IMMUTABLE, STATX_ATTR_APPEND = 0x10, 0x20
+FORCE_SYNC, DONT_SYNC = 0x2000, 0x4000
+"""AT_STATX_FORCE_SYNC and AT_STATX_DONT_SYNC."""
+
+
+def statx(name: str, mask: int = STATX_BASIC_STATS | STATX_BTIME, flags: int = 0) -> Statx:
+    """statx(2), of what has the name and is followed by nothing."""
+    buffer = ctypes.create_string_buffer(256)
+    _checked(_libc.statx(_AT_FDCWD, os.fsencode(name), _AT_SYMLINK_NOFOLLOW | flags, mask, buffer))
+    told, _, attributes, *owner, mode, inode, size, blocks, attributes_mask = struct.unpack_from(
+        "<IIQIIIH2xQQQQ", buffer
+    )
+    seconds, nanoseconds = struct.unpack_from("<qI", buffer, 0x50)
+    status = (*owner, mode, inode, size, blocks)
+    return Statx(told, attributes, attributes_mask, status, seconds * 10**9 + nanoseconds)
 
 
 class _Dirent(ctypes.Structure):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,7 @@ from benchfs_fuse.plane.protocol import (
 )
 
 HEADER = Path("/usr/include/linux/fuse.h")
-NEWER = {"SYNCFS"}
+NEWER = {"SYNCFS", "STATX"}
 """Opcodes that the header of an older system has not."""
 
 SIZES = {
@@ -59,6 +61,7 @@ SIZES = {
     "fuse_getxattr_out": replies.GETXATTR_OUT.size,
 }
 ATTRIBUTES = Attributes(InodeId(7), 0o100644, 2, 10, 20, 0x1234, 5000, 16, 10**9 + 1, 2 * 10**9 + 2, -1)
+BORN = replace(ATTRIBUTES, rdev=os.makedev(0xABC, 0x12345), birth_ns=5 * 10**9 + 3)
 
 
 def kernel_sizes() -> dict[str, int]:
@@ -220,3 +223,18 @@ def test_a_listing_ends_before_it_is_too_long() -> None:
 def test_replies_say_how_long_they_are() -> None:
     assert replies.head(5, 100) == struct.pack("<IiQ", 116, 0, 5)
     assert replies.failure(5, 2) == struct.pack("<IiQ", 16, -2, 5)
+
+
+@pytest.mark.parametrize(("attributes", "mask"), [(BORN, 0xFFF), (replace(BORN, birth_ns=0), 0x7FF)])
+def test_statx_is_laid_out_as_the_system_call_has_it(attributes: Attributes, mask: int) -> None:
+    """Offsets of ``struct statx`` (statx(2), linux/stat.h), of which ``fuse_statx`` is a copy, after 32 bytes."""
+    assert (protocol.STATX_IN.size, replies.STATX_OUT.size) == (24, 32 + 256)
+    reply = replies.statx_out(attributes)
+    assert struct.unpack_from("<QII", reply) == (replies.CACHE_S, 0, 0)
+    statx = reply[32:]
+    assert struct.unpack_from("<II", statx) == (mask, 4096)
+    assert struct.unpack_from("<IIIH", statx, 0x10) == (2, 10, 20, 0o100644)
+    assert struct.unpack_from("<QQQ", statx, 0x20) == (7, 5000, 16)
+    times = [struct.unpack_from("<qI", statx, offset) for offset in (0x40, 0x50, 0x60, 0x70)]
+    assert times == [(1, 1), (5 if mask & 0x800 else 0, 3 if mask & 0x800 else 0), (-1, 999_999_999), (2, 2)]
+    assert struct.unpack_from("<II", statx, 0x80) == (0xABC, 0x12345)
