@@ -11,7 +11,7 @@ from collections.abc import Callable
 from benchfs_core.errors import VolumeReadOnly
 from benchfs_core.inodes import InodeTable
 from benchfs_core.metadata.group_commit import GroupCommit
-from benchfs_core.types import InodeId
+from benchfs_core.types import AttributeChange, InodeId
 
 
 class Changes:
@@ -39,3 +39,11 @@ class Changes:
         if (node := self._inodes.find(inode)) is not None:
             node.changed_sequence = self._commit.last_change
             node.ctime_ns = max(node.ctime_ns, ctime_ns)
+
+    def made_by(self, inode: InodeId, change: AttributeChange) -> None:
+        """As ``made``, of a change of attributes: the times that it sets hold, later or not."""
+        if (node := self._inodes.find(inode)) is not None:
+            node.atime_ns = node.atime_ns if change.atime_ns is None else change.atime_ns
+            node.mtime_ns = node.mtime_ns if change.mtime_ns is None else change.mtime_ns
+            node.ctime_ns = change.ctime_ns or node.ctime_ns
+            node.changed_sequence = self._commit.sequence

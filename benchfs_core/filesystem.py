@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
+from benchfs_core.attribute_changes import AttributeChanges, check_regular
 from benchfs_core.changes import Changes
 from benchfs_core.errors import (
     FileSystemError,
     InvalidArgument,
-    IsADirectory,
     NotADirectory,
     VolumeReadOnly,
 )
@@ -41,7 +41,6 @@ from benchfs_core.types import (
     DirectoryEntry,
     HandleId,
     InodeId,
-    merge_late_times,
 )
 
 
@@ -68,6 +67,7 @@ class FileSystem:
         self._changes = Changes(commit, inodes, now_ns, read_only=mounting.read_only)
         self.xattrs = ExtendedAttributes(metadata, self._changes, acl_enabled=mounting.acl)
         """Extended attributes and ACLs."""
+        self._attribute_changes = AttributeChanges(metadata, self._changes, file_io, inodes, maintenance)
         self._open_files = OpenFiles()
 
     @property
@@ -107,9 +107,11 @@ class FileSystem:
         return attributes
 
     async def link(self, inode: InodeId, parent: InodeId, name: bytes) -> Attributes:
-        """Give the inode one more name (link(2)); counted."""
+        """Give the inode one more name (link(2)), or its first if it is ``create_nameless``'s and in use; counted."""
         await self._changes.allowed()
-        attributes = self._metadata.link(inode, parent, name, now_ns := self._now_ns())
+        linkable = self._inodes.is_linkable(inode)
+        attributes = self._metadata.link(inode, parent, name, now_ns := self._now_ns(), was_nameless=linkable)
+        self._inodes.named(inode)
         self._changes.made(attributes.inode, now_ns)
         self._inodes.remember(inode)
         return await self._current(attributes)
@@ -161,27 +163,7 @@ class FileSystem:
         As truncate(2), chmod(2), chown(2) and utimensat(2). With ``late_times`` the caller keeps mtime and ctime
         itself and tells them when it likes: they do not undo what was changed since.
         """
-        await self._changes.allowed(frees=size is not None)
-        if late_times and size is None:
-            stored, node = self._metadata.get(inode), self._inodes.find(inode)
-            known = stored if node is None else node.overlay(stored)
-            change = merge_late_times(change, known)
-            if change == AttributeChange(ctime_ns=known.ctime_ns, mtime_ns=known.mtime_ns):
-                return await self._current(stored)  # the kernel tells what it was told
-        if size is not None:
-            await self._truncate(inode, size)
-            await self._changes.allowed(frees=True)
-        if change.ctime_ns is None:
-            change = replace(change, ctime_ns=self._now_ns())
-        if change.mode is not None:
-            change = replace(change, mode=stat.S_IFMT(self._metadata.get(inode).mode) | stat.S_IMODE(change.mode))
-        if size is None or change.names_something:
-            self._metadata.set_attributes(inode, change)
-            if (node := self._inodes.find(inode)) is not None:
-                node.atime_ns = node.atime_ns if change.atime_ns is None else change.atime_ns
-                node.mtime_ns = node.mtime_ns if change.mtime_ns is None else change.mtime_ns
-                node.ctime_ns = change.ctime_ns or node.ctime_ns
-                node.changed_sequence = self._commit.sequence
+        await self._attribute_changes.set(inode, change, size, late_times=late_times)
         return await self.getattr(inode)
 
     def blocks_are_current(self, inode: InodeId) -> bool:
@@ -203,6 +185,21 @@ class FileSystem:
         self._inodes.add(ActiveInode.fresh(attributes, self._commit.sequence))
         return self._open(attributes, noatime=noatime), attributes
 
+    async def create_nameless(
+        self, directory: InodeId, mode: int, owner: Credentials, *, linkable: bool, noatime: bool = False
+    ) -> tuple[HandleId, Attributes]:
+        """Make a regular file without a name and open it (open(2), O_TMPFILE); counted.
+
+        It goes with its last use, or with a crash. If it is ``linkable`` (no O_EXCL), ``link`` may name it before.
+        """
+        await self._maintenance.room()
+        await self._changes.allowed()
+        attributes = self._metadata.create_nameless(directory, stat.S_IMODE(mode), owner, self._now_ns())
+        self._inodes.remember(attributes.inode)
+        self._inodes.add(ActiveInode.fresh(attributes, self._commit.sequence))
+        self._inodes.made_nameless(attributes.inode, linkable=linkable)
+        return self._open(attributes, noatime=noatime), attributes
+
     async def open(self, inode: InodeId, *, truncate: bool = False, noatime: bool = False) -> HandleId:
         """Open a regular file for everything; ``truncate`` empties it first (open(2), O_TRUNC).
 
@@ -213,9 +210,9 @@ class FileSystem:
         await self._maintenance.room()
         if truncate:
             await self._changes.allowed(frees=True)
-            await self._truncate(inode, 0)
+            await self._attribute_changes.truncate(inode, 0)
         attributes = self._metadata.get(inode)
-        _check_regular(attributes)
+        check_regular(attributes)
         return self._open(attributes, noatime=noatime)
 
     async def read(self, handle: HandleId, offset: int, length: int) -> Buffer:
@@ -331,21 +328,6 @@ class FileSystem:
         node.changed_sequence = self._commit.last_change  # fsync makes the name durable that led here
         return self._open_files.add_file(node, noatime=noatime)
 
-    async def _truncate(self, inode: InodeId, size: int) -> None:
-        attributes = self._metadata.get(inode)
-        _check_regular(attributes)
-        if size < 0:
-            raise InvalidArgument(f"truncate of inode {inode} to {size} bytes")
-        await self._maintenance.room()
-        node = self._inodes.activate(self._metadata.get(inode))
-        node.open_count += 1  # keeps it active meanwhile
-        try:
-            await self._file_io.truncate(node, size)
-        finally:
-            node.open_count -= 1
-            if node.open_count == 0:
-                self._maintenance.closed(node)
-
     async def _current(self, stored: Attributes) -> Attributes:
         node = self._inodes.find(stored.inode)
         if node is None:
@@ -374,10 +356,3 @@ class FileSystem:
                 await self._changes.allowed()
                 stored = self._metadata.get(inode)
                 self._metadata.marks.set_times(inode, self._now_ns(), stored.mtime_ns, stored.ctime_ns)
-
-
-def _check_regular(attributes: Attributes) -> None:
-    if stat.S_ISDIR(attributes.mode):
-        raise IsADirectory(f"inode {attributes.inode}")
-    if not stat.S_ISREG(attributes.mode):
-        raise InvalidArgument(f"inode {attributes.inode} is not a regular file")

@@ -238,6 +238,8 @@ class InodeTable:
         self.active: dict[InodeId, ActiveInode] = {}
         self._lookups: dict[InodeId, int] = {}
         self._used_orphans: set[InodeId] = set()
+        self._linkable: set[InodeId] = set()
+        """Orphans that have had no name yet, and may get one as long as they are in use."""
 
     def find(self, inode: InodeId) -> ActiveInode | None:
         """The active inode of that number, if it is active."""
@@ -286,11 +288,32 @@ class InodeTable:
         self._used_orphans.add(inode)
         return self.released(inode)
 
+    def made_nameless(self, inode: InodeId, *, linkable: bool) -> None:
+        """An inode in use was made without a name; ``linkable``: it may get one, so it is worth making clean."""
+        self._used_orphans.add(inode)
+        if linkable:
+            self._linkable.add(inode)
+        elif (node := self.active.get(inode)) is not None:
+            node.unlinked = True
+
+    def is_linkable(self, inode: InodeId) -> bool:
+        """Whether an inode without a name may get its first."""
+        return inode in self._linkable
+
+    def named(self, inode: InodeId) -> None:
+        """The inode has a name: if it had none, it is no orphan any more."""
+        if inode in self._linkable:
+            self._linkable.discard(inode)
+            self._used_orphans.discard(inode)
+
     def released(self, inode: InodeId) -> bool:
         """Whether the inode is an orphan whose last use has just ended."""
         if inode not in self._used_orphans or self.in_use(inode):
             return False
         self._used_orphans.discard(inode)
+        self._linkable.discard(inode)
+        if (node := self.active.get(inode)) is not None:
+            node.unlinked = True
         return True
 
     def in_use(self, inode: InodeId) -> bool:

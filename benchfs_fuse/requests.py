@@ -96,6 +96,14 @@ class Requests:
         """Make and open a file; ``flags`` are those of open(2)."""
         return await self._fs.create(parent, name, mode, caller.credentials, noatime=not _reads(flags))
 
+    async def create_nameless(
+        self, directory: InodeId, mode: int, flags: int, caller: Caller
+    ) -> tuple[HandleId, Attributes]:
+        """Make and open a file without a name (O_TMPFILE), which may get one unless ``flags`` have O_EXCL."""
+        return await self._fs.create_nameless(
+            directory, mode, caller.credentials, linkable=not flags & os.O_EXCL, noatime=not _reads(flags)
+        )
+
     async def open(self, inode: InodeId, flags: int, caller: Caller, *, drops: bool) -> tuple[HandleId, bool]:
         """Open a file, and empty it with O_TRUNC; the handle, and whether the kernel may keep what it has cached.
 

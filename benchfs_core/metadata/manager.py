@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 
 from benchfs_core.errors import (
     DirectoryNotEmpty,
@@ -25,7 +26,8 @@ from benchfs_core.errors import (
 from benchfs_core.metadata.acls import Acls
 from benchfs_core.metadata.contents import Contents
 from benchfs_core.metadata.database import Database
-from benchfs_core.metadata.inode_rows import COLUMNS, InodeRows, new_attributes
+from benchfs_core.metadata.entries import Entries, check_no_dots
+from benchfs_core.metadata.inode_rows import InodeRows, new_attributes
 from benchfs_core.metadata.marks import Marks
 from benchfs_core.metadata.numbers import Numbers
 from benchfs_core.metadata.xattrs import Xattrs
@@ -33,18 +35,11 @@ from benchfs_core.types import (
     MAX_LINK_COUNT,
     MAX_NAME_BYTES,
     MAX_SYMLINK_BYTES,
-    ROOT_INODE,
     AttributeChange,
     Attributes,
     Credentials,
     DirectoryEntry,
     InodeId,
-)
-
-_LOOKUP = f"SELECT {COLUMNS} FROM dentry JOIN inode USING (inode) WHERE dentry.parent = ? AND name = ?"
-_READDIR = (
-    f"SELECT cookie, name, {COLUMNS} FROM dentry JOIN inode USING (inode)"
-    " WHERE dentry.parent = ? AND cookie > ? ORDER BY cookie"
 )
 
 
@@ -56,6 +51,7 @@ class MetadataManager:
         self._execute = database.execute
         self._numbers = numbers
         self._inodes = InodeRows(database)
+        self._entries = Entries(database, self._inodes, numbers)
         self.marks = Marks(database)
         self.contents = Contents(database)
         self.xattrs = Xattrs(database)
@@ -75,12 +71,12 @@ class MetadataManager:
             NotADirectory: ``parent`` is not a directory.
             NameTooLong: over 255 bytes.
         """
-        found = self._entry(parent, name)
+        found = self._entries.find(parent, name)
         if found is not None:
             return found
         if len(name) > MAX_NAME_BYTES:
             raise NameTooLong(f"name of {len(name)} bytes")
-        directory = self._directory(parent)
+        directory = self._entries.directory(parent)
         if name == b".":
             return directory
         if name == b"..":
@@ -92,12 +88,7 @@ class MetadataManager:
 
         Take what is wanted before the next checkpoint, then drop the iterator.
         """
-        cursor = self._execute(_READDIR, (directory, after_cookie))
-        try:
-            for cookie, name, *columns in cursor:
-                yield DirectoryEntry(cookie, name, Attributes(*columns))
-        finally:
-            cursor.close()
+        return self._entries.list(directory, after_cookie)
 
     def parent(self, directory: InodeId) -> InodeId:
         """The directory that ``directory`` lies in; the root's is itself."""
@@ -126,6 +117,20 @@ class MetadataManager:
         with self._database.change():
             return self._make(parent, name, mode, owner, now_ns, rdev=rdev)
 
+    def create_nameless(self, directory: InodeId, mode: int, owner: Credentials, now_ns: int) -> Attributes:
+        """Make a regular file without a name: an orphan, which ``link`` may give one. Begins as ``create`` has it.
+
+        Raises:
+            NotPermitted: the directory was removed (as on ext4).
+        """
+        parent = self._entries.directory(directory)
+        if parent.link_count == 0:
+            raise NotPermitted(f"directory inode {directory} was removed")
+        with self._database.change():
+            attributes = self._insert(parent, stat.S_IFREG | mode, owner, now_ns, link_count=0)
+            self._execute("INSERT INTO orphan (inode) VALUES (?)", (attributes.inode,))
+        return attributes
+
     def symlink(self, parent: InodeId, name: bytes, target: bytes, owner: Credentials, now_ns: int) -> Attributes:
         """Make a symbolic link to ``target``, 1 to 4095 bytes."""
         if len(target) > MAX_SYMLINK_BYTES:
@@ -137,8 +142,10 @@ class MetadataManager:
             self._execute("INSERT INTO symlink (inode, target) VALUES (?, ?)", (attributes.inode, target))
         return attributes
 
-    def link(self, inode: InodeId, parent: InodeId, name: bytes, now_ns: int) -> Attributes:
-        """Give ``inode`` one more name.
+    def link(
+        self, inode: InodeId, parent: InodeId, name: bytes, now_ns: int, *, was_nameless: bool = False
+    ) -> Attributes:
+        """Give ``inode`` one more name; with ``was_nameless`` also its first, after which it is an orphan no more.
 
         Raises:
             NotPermitted: a directory.
@@ -149,15 +156,17 @@ class MetadataManager:
         attributes = self.get(inode)
         if stat.S_ISDIR(attributes.mode):
             raise NotPermitted("hard link to a directory")
-        if attributes.link_count == 0:
+        if attributes.link_count == 0 and not was_nameless:
             raise NoSuchEntry(f"inode {inode} was unlinked")
         if attributes.link_count >= MAX_LINK_COUNT:
             raise TooManyLinks(f"inode {inode} has {attributes.link_count} names")
-        self._directory_for_new(parent, name)
+        self._entries.directory_for_new(parent, name)
         with self._database.change():
-            self._add_dentry(parent, name, inode)
+            self._entries.add(parent, name, inode)
             self._inodes.add_links(inode, 1, now_ns)
             self._inodes.touch_directory(parent, 0, now_ns)
+            if attributes.link_count == 0:
+                self._execute("DELETE FROM orphan WHERE inode = ?", (inode,))
         return self.get(inode)
 
     # Removing and moving
@@ -173,7 +182,7 @@ class MetadataManager:
         if stat.S_ISDIR(attributes.mode):
             raise IsADirectory(f"{name!r} in inode {parent}")
         with self._database.change():
-            self._execute("DELETE FROM dentry WHERE parent = ? AND name = ?", (parent, name))
+            self._entries.remove(parent, name)
             self._inodes.touch_directory(parent, 0, now_ns)
             self._drop_link(attributes, now_ns)
         return self.get(attributes.inode)
@@ -194,9 +203,9 @@ class MetadataManager:
         attributes = self.lookup(parent, name)
         if not stat.S_ISDIR(attributes.mode):
             raise NotADirectory(f"{name!r} in inode {parent}")
-        self._check_empty(attributes.inode)
+        self._entries.check_empty(attributes.inode)
         with self._database.change():
-            self._execute("DELETE FROM dentry WHERE parent = ? AND name = ?", (parent, name))
+            self._entries.remove(parent, name)
             self._inodes.touch_directory(parent, -1, now_ns)
             self._drop_link(attributes, now_ns)
         return self.get(attributes.inode)
@@ -214,30 +223,30 @@ class MetadataManager:
             IsADirectory, NotADirectory, DirectoryNotEmpty: the new name's inode cannot be replaced by the moved one.
             InvalidArgument: a directory would come to lie in itself, or a name is `.` or `..`.
         """
-        _check_no_dots(name, new_name)
+        check_no_dots(name, new_name)
         moved = self.lookup(parent, name)
-        target = self._entry(new_parent, new_name)
-        directory = self._directory_for_name(new_parent, new_name) if target is None else None
+        target = self._entries.find(new_parent, new_name)
+        directory = self._entries.directory_for_name(new_parent, new_name) if target is None else None
         if target is not None and not overwrite:
             raise EntryExists(f"{new_name!r} in inode {new_parent}")
         is_directory = stat.S_ISDIR(moved.mode)
         if is_directory:
-            self._check_not_below(new_parent, moved.inode)
+            self._entries.check_not_below(new_parent, moved.inode)
         if target is not None:
             if target.inode == moved.inode:
                 return moved, None
-            self._check_replaceable(moved, target)
+            self._entries.check_replaceable(moved, target)
         if directory is not None and is_directory and parent != new_parent:
-            self._check_room(directory)
+            self._entries.check_room(directory)
         with self._database.change():
             if target is None and parent == new_parent:  # keeps its place in readdir
-                self._execute("UPDATE dentry SET name = ? WHERE parent = ? AND name = ?", (new_name, parent, name))
+                self._entries.rename(parent, name, new_name)
             else:
-                self._execute("DELETE FROM dentry WHERE parent = ? AND name = ?", (parent, name))
+                self._entries.remove(parent, name)
                 if target is None:
-                    self._add_dentry(new_parent, new_name, moved.inode)
+                    self._entries.add(new_parent, new_name, moved.inode)
                 else:
-                    self._point_dentry(new_parent, new_name, moved.inode)
+                    self._entries.point(new_parent, new_name, moved.inode)
                     self._drop_link(target, now_ns)
             self._touch_after_move(parent, new_parent, is_directory, target is not None, now_ns)
             self._after_move(moved, new_parent, now_ns)
@@ -252,18 +261,18 @@ class MetadataManager:
             NoSuchEntry: one of the names is missing.
             InvalidArgument: a directory would come to lie in itself, or a name is `.` or `..`.
         """
-        _check_no_dots(name, new_name)
+        check_no_dots(name, new_name)
         one, other = self.lookup(parent, name), self.lookup(new_parent, new_name)
         if one.inode == other.inode:
             return one.inode, other.inode
         if stat.S_ISDIR(one.mode):
-            self._check_not_below(new_parent, one.inode)
+            self._entries.check_not_below(new_parent, one.inode)
         if stat.S_ISDIR(other.mode):
-            self._check_not_below(parent, other.inode)
+            self._entries.check_not_below(parent, other.inode)
         balance = stat.S_ISDIR(other.mode) - stat.S_ISDIR(one.mode)
         with self._database.change():
-            self._point_dentry(parent, name, other.inode)
-            self._point_dentry(new_parent, new_name, one.inode)
+            self._entries.point(parent, name, other.inode)
+            self._entries.point(new_parent, new_name, one.inode)
             self._inodes.touch_directory(parent, balance, now_ns)
             self._inodes.touch_directory(new_parent, -balance, now_ns)
             self._after_move(one, new_parent, now_ns)
@@ -287,81 +296,36 @@ class MetadataManager:
     def _make(
         self, parent: InodeId, name: bytes, mode: int, owner: Credentials, now_ns: int, *, rdev: int = 0, size: int = 0
     ) -> Attributes:
-        directory = self._directory_for_new(parent, name)
+        directory = self._entries.directory_for_new(parent, name)
         is_directory = stat.S_ISDIR(mode)
         if is_directory:
-            self._check_room(directory)
+            self._entries.check_room(directory)
+        attributes = self._insert(directory, mode, owner, now_ns, rdev, size)
+        self._entries.add(parent, name, attributes.inode)
+        self._inodes.touch_directory(parent, 1 if is_directory else 0, now_ns)
+        return attributes
+
+    def _insert(
+        self,
+        directory: Attributes,
+        mode: int,
+        owner: Credentials,
+        now_ns: int,
+        rdev: int = 0,
+        size: int = 0,
+        link_count: int | None = None,
+    ) -> Attributes:
+        """A new inode with what it inherits from ``directory``; None: as many links as one of its type begins with."""
         acls: list[tuple[bytes, bytes]] = []
         if not stat.S_ISLNK(mode):
             mode, acls = self.acls.starting_mode(directory, mode, owner.umask)
         attributes = new_attributes(self._numbers.take(), mode, owner, directory, now_ns, rdev, size)
-        self._inodes.insert(attributes, parent if is_directory else None)
+        if link_count is not None:
+            attributes = replace(attributes, link_count=link_count)
+        self._inodes.insert(attributes, directory.inode if stat.S_ISDIR(mode) else None)
         for xattr, value in acls:
             self.xattrs.put(attributes.inode, xattr, value)
-        self._add_dentry(parent, name, attributes.inode)
-        self._inodes.touch_directory(parent, 1 if is_directory else 0, now_ns)
         return attributes
-
-    def _directory(self, inode: InodeId) -> Attributes:
-        attributes = self.get(inode)
-        if not stat.S_ISDIR(attributes.mode):
-            raise NotADirectory(f"inode {inode}")
-        return attributes
-
-    def _directory_for_new(self, parent: InodeId, name: bytes) -> Attributes:
-        directory = self._directory_for_name(parent, name)
-        if name in (b".", b"..") or self._entry(parent, name) is not None:
-            raise EntryExists(f"{name!r} in inode {parent}")
-        return directory
-
-    def _directory_for_name(self, parent: InodeId, name: bytes) -> Attributes:
-        """The directory, if a new entry may have this name, whether it is taken or not."""
-        if len(name) > MAX_NAME_BYTES:
-            raise NameTooLong(f"name of {len(name)} bytes")
-        directory = self._directory(parent)
-        if directory.link_count == 0:
-            raise NoSuchEntry(f"directory inode {parent} was removed")
-        if not name or b"/" in name or b"\0" in name:
-            raise InvalidArgument(f"{name!r} cannot be a name")
-        return directory
-
-    def _entry(self, parent: InodeId, name: bytes) -> Attributes | None:
-        """What an entry leads to; None if there is none of that name."""
-        row = self._execute(_LOOKUP, (parent, name)).fetchone()
-        return None if row is None else Attributes(*row)
-
-    def _check_empty(self, directory: InodeId) -> None:
-        if self._execute("SELECT 1 FROM dentry WHERE parent = ? LIMIT 1", (directory,)).fetchone() is not None:
-            raise DirectoryNotEmpty(f"inode {directory}")
-
-    def _check_room(self, directory: Attributes) -> None:
-        if directory.link_count >= MAX_LINK_COUNT:
-            raise TooManyLinks(f"directory inode {directory.inode} has {directory.link_count - 2} subdirectories")
-
-    def _check_replaceable(self, moved: Attributes, target: Attributes) -> None:
-        if stat.S_ISDIR(target.mode):
-            if not stat.S_ISDIR(moved.mode):
-                raise IsADirectory(f"inode {target.inode}")
-            self._check_empty(target.inode)
-        elif stat.S_ISDIR(moved.mode):
-            raise NotADirectory(f"inode {target.inode}")
-
-    def _check_not_below(self, directory: InodeId, ancestor: InodeId) -> None:
-        """A directory must not come to lie in itself, at any depth."""
-        step = directory
-        while step != ROOT_INODE:
-            if step == ancestor:
-                raise InvalidArgument(f"directory inode {ancestor} would lie in itself")
-            step = self._inodes.parent(step)
-
-    def _add_dentry(self, parent: InodeId, name: bytes, inode: InodeId) -> None:
-        self._execute(
-            "INSERT INTO dentry (parent, cookie, name, inode) VALUES (?, ?, ?, ?)",
-            (parent, self._numbers.take(), name, inode),
-        )
-
-    def _point_dentry(self, parent: InodeId, name: bytes, inode: InodeId) -> None:
-        self._execute("UPDATE dentry SET inode = ? WHERE parent = ? AND name = ?", (inode, parent, name))
 
     def _drop_link(self, attributes: Attributes, now_ns: int) -> None:
         """Take one name from an inode; without one it is an orphan. A removed directory loses its `.` as well."""
@@ -386,9 +350,3 @@ class MetadataManager:
         self._inodes.add_links(attributes.inode, 0, now_ns)
         if stat.S_ISDIR(attributes.mode):
             self._inodes.set_parent(attributes.inode, parent)
-
-
-def _check_no_dots(*names: bytes) -> None:
-    """`.` and `..` can be looked up, but not moved: no dentry is called so."""
-    if b"." in names or b".." in names:
-        raise InvalidArgument("rename of . or ..")

@@ -103,8 +103,9 @@ CREATE TABLE chunk (
     PRIMARY KEY (inode, chunk_index)
 ) STRICT, WITHOUT ROWID;
 
--- Numbers whose chunk files are to be deleted: inodes without a name (while open they still work), and numbers that a
--- crash left with chunk files but without an inode row. The background reaper empties it; it starts anew at each mount.
+-- Numbers whose chunk files are to be deleted: inodes without a name (while open they still work, and those that never
+-- had one may get it, and go from here), and numbers that a crash left with chunk files but without an inode row. The
+-- background reaper empties it; it starts anew at each mount.
 CREATE TABLE orphan (
     inode       INTEGER PRIMARY KEY   -- Rule: if there is an inode row, its link_count is 0
 ) STRICT;

@@ -74,6 +74,7 @@ class Handlers:
     def _of_files(self) -> dict[Opcode, Handler]:
         return {
             Opcode.CREATE: self.create,
+            Opcode.TMPFILE: self.tmpfile,
             Opcode.OPEN: self.open,
             Opcode.READ: self.read,
             Opcode.WRITE: self.write,
@@ -255,6 +256,13 @@ class Handlers:
         (name,) = names(request.body, protocol.CREATE_IN.size)
         caller = caller_of(request, umask)
         handle, attributes = await self._requests.create(InodeId(request.inode), name, mode, flags, caller)
+        return replies.entry_out(attributes) + replies.open_out(handle, replies.KEEP_CACHE)
+
+    async def tmpfile(self, request: Request) -> Reply:
+        """TMPFILE: open(2) with O_TMPFILE. It is sent as CREATE is, with a name that means nothing."""
+        flags, mode, umask, _ = fixed(protocol.CREATE_IN, request.body)
+        caller = caller_of(request, umask)
+        handle, attributes = await self._requests.create_nameless(InodeId(request.inode), mode, flags, caller)
         return replies.entry_out(attributes) + replies.open_out(handle, replies.KEEP_CACHE)
 
     async def open(self, request: Request) -> Reply:

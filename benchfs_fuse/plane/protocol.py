@@ -54,6 +54,7 @@ class Opcode(enum.IntEnum):
     READDIRPLUS = 44
     RENAME2 = 45
     SYNCFS = 50
+    TMPFILE = 51
     STATX = 52
 
 

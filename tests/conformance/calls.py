@@ -20,6 +20,7 @@ UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 """In place of nanoseconds (utimensat(2))."""
 
 _AT_FDCWD, _AT_SYMLINK_NOFOLLOW, _AT_SYMLINK_FOLLOW = -100, 0x100, 0x400
+AT_EMPTY_PATH = 0x1000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -38,6 +39,14 @@ def renameat2(old: str | Path, new: str | Path, flags: int) -> None:
 def link_followed(old: str, new: str) -> None:
     """linkat(2) with AT_SYMLINK_FOLLOW, which not every Python asks for when told to follow."""
     _checked(_libc.linkat(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), _AT_SYMLINK_FOLLOW))
+
+
+def link_open(descriptor: int, new: str, flags: int = _AT_SYMLINK_FOLLOW) -> None:
+    """linkat(2) of an open file: by /proc/self/fd, or with AT_EMPTY_PATH (0x1000) by the descriptor itself."""
+    if flags == AT_EMPTY_PATH:
+        _checked(_libc.linkat(descriptor, b"", _AT_FDCWD, os.fsencode(new), flags))
+    else:
+        link_followed(f"/proc/self/fd/{descriptor}", new)
 
 
 def access(name: str, mode: int = os.F_OK) -> None:

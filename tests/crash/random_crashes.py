@@ -17,7 +17,7 @@ import trio
 
 from benchfs_core.types import SyncMode
 from tests.crash.everywhere import Start, Tally, begin, crash_everywhere
-from tests.support.small_crashes import Step
+from tests.support.small_crashes import NAMELESS, PUBLISHED_MODE, Step
 
 LOSSES = 4
 MAX_PROBLEMS = 5
@@ -30,10 +30,29 @@ BEGINNINGS, COUNTS = (0, 1, 5, 7, 120, 127, 128), (1, 2, 3, 9)
 
 
 def random_step(random: Random) -> Step:
-    """One operation on one of two files."""
+    """One operation on one of two files, or on one without a name."""
     path, other = random.sample(("a", "b"), 2)
-    kinds = ("create", "write", "truncate", "unlink", "rename", "link", "fsync", "settle", "mkdir")
-    match random.choices(kinds, (3, 9, 6, 2, 2, 1, 5, 3, 1))[0]:
+    kinds = (
+        "create",
+        "write",
+        "truncate",
+        "unlink",
+        "rename",
+        "link",
+        "fsync",
+        "settle",
+        "mkdir",
+        "nameless",
+        "publish",
+    )
+    kind = random.choices(kinds, (3, 9, 6, 2, 2, 1, 5, 3, 1, 2, 2))[0]
+    if kind in ("write", "truncate", "fsync") and random.random() < 0.25:
+        path = NAMELESS
+    match kind:
+        case "nameless":
+            return "nameless", NAMELESS, PUBLISHED_MODE
+        case "publish":
+            return "publish", NAMELESS, path
         case "create":
             return "create", path, random.choice((0o644, 0o600))
         case "write":
@@ -53,9 +72,9 @@ def random_step(random: Random) -> Step:
 def is_possible(step: Step, there: frozenset[str]) -> bool:
     """Whether the operation succeeds where these names are there."""
     match step:
-        case ("create" | "mkdir", str(path), *_):
+        case ("create" | "mkdir" | "nameless", str(path), *_):
             return path not in there
-        case ("link", str(path), str(new)):
+        case ("link" | "publish", str(path), str(new)):
             return path in there and new not in there
         case (_, str(path), *_):
             return path in there
@@ -65,11 +84,11 @@ def is_possible(step: Step, there: frozenset[str]) -> bool:
 def names_after(step: Step, there: frozenset[str]) -> frozenset[str]:
     """The names once it is done; a rename from one name to another of the same file is taken for any other."""
     match step:
-        case ("create" | "mkdir", str(path), *_):
+        case ("create" | "mkdir" | "nameless", str(path), *_):
             return there | {path}
         case ("link", _, str(new)):
             return there | {new}
-        case ("rename", str(path), str(new)):
+        case ("rename" | "publish", str(path), str(new)):
             return there - {path} | {new}
         case ("unlink", str(path)):
             return there - {path}

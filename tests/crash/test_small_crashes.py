@@ -15,7 +15,7 @@ import pytest
 from benchfs_core.types import SyncMode
 from tests.crash.everywhere import Tally, begin, crash_everywhere
 from tests.crash.random_crashes import run
-from tests.support.small_crashes import Step
+from tests.support.small_crashes import NAMELESS, PUBLISHED_MODE, Step
 
 STEPS: tuple[Step, ...] = (
     ("create", "a", 0o644),
@@ -62,6 +62,35 @@ async def test_small_crashes(name: str, sync: SyncMode, inline_bytes: int) -> No
     start, random, tally = await begin(STARTS[name], sync, inline_bytes), Random(f"{SEED} {name} {sync}"), Tally()
     for steps in sequences(3):
         await crash_everywhere(start, steps, sync, random, tally, LOSSES[len(steps)])
+    assert not tally.problems, "\n".join(tally.problems[:10])
+    assert tally.crashes > tally.sequences > 100
+
+
+NAMELESS_STEPS: tuple[Step, ...] = (
+    ("write", NAMELESS, 0, 2),
+    ("write", NAMELESS, 127, 3),
+    ("truncate", NAMELESS, 700),
+    ("fsync", NAMELESS),
+    ("publish", NAMELESS, "a"),
+    ("write", "a", 1, 1),
+    ("fsync", "a"),
+    ("rename", "a", "b"),
+    ("unlink", "a"),
+    ("settle",),
+)
+
+
+@pytest.mark.parametrize("sync", SyncMode, ids=str)
+@pytest.mark.parametrize("inline_bytes", [0, 4096])
+async def test_a_file_without_a_name_is_there_whole_or_not_at_all(sync: SyncMode, inline_bytes: int) -> None:
+    start, random, tally = await begin((), sync, inline_bytes), Random(f"{SEED} {sync}"), Tally()
+    first: Step = ("nameless", NAMELESS, PUBLISHED_MODE)
+    for steps in [(), *(steps for length in (1, 2, 3) for steps in itertools.product(NAMELESS_STEPS, repeat=length))]:
+        await crash_everywhere(start, (first, *steps), sync, random, tally, 2)
+    for kind in NAMELESS_STEPS[:2]:
+        for last in (("fsync", "a"), ("settle",)):
+            steps = (first, kind, ("fsync", NAMELESS), ("publish", NAMELESS, "a"), last)
+            await crash_everywhere(start, steps, sync, random, tally, 6, twice=True)
     assert not tally.problems, "\n".join(tally.problems[:10])
     assert tally.crashes > tally.sequences > 100
 

@@ -57,6 +57,8 @@ class FileJudge:
         self._changed_at: dict[int, int] = {}
         self._contents: dict[int, Content] = {}
         self._inodes: dict[int, int] = {}
+        self._nameless: set[int] = set()
+        """Files that have no name yet, and may get one."""
 
     def begin(self, operation: Sequence[object]) -> None:
         match operation:
@@ -66,9 +68,13 @@ class FileJudge:
                 self._contents[node].truncate(size, generation)
             case ["fsync" | "fsyncdir", *_]:
                 pass
+            case ["nameless", _, int(node), _]:
+                self._contents[node] = Content(node)
+                self._nameless.add(node)
             case [str(kind), *words]:
                 names = dict(self._history[-1])
                 touched = _change(names, kind, words)
+                self._nameless.discard(touched)
                 if kind == "create":
                     self._contents[touched] = Content(touched)
                 self._history.append(names)
@@ -85,7 +91,7 @@ class FileJudge:
                 self._durable(node, at_ns)
             case ["fsyncdir", *_]:
                 self._raise_floor(self._first + len(self._history) - 1, at_ns)
-            case ["create" | "mkdir", _, int(node), _]:
+            case ["create" | "mkdir" | "nameless", _, int(node), _]:
                 assert isinstance(result, int)
                 self._inodes[node] = result
 
@@ -126,7 +132,7 @@ class FileJudge:
         del self._history[: to - self._first]
         self._first = to
         if len(self._contents) > 2 * len(self._history[-1]) + 50:
-            used = {entry.node for names in self._history for entry in names.values()}
+            used = self._nameless | {entry.node for names in self._history for entry in names.values()}
             for known in (self._contents, self._inodes, self._changed_at):
                 for node in known.keys() - used:
                     del known[node]
@@ -156,6 +162,8 @@ class FileJudge:
 def _change(names: Names, kind: str, words: Sequence[object]) -> int:
     """Make one change of names; the node it is about."""
     match kind, *words:
+        case "publish", _, str(path), int(node), int(mode):
+            names[path] = Entry(node, directory=False, mode=mode)
         case "create", str(path), int(node), int(mode):
             names[path] = Entry(node, directory=False, mode=mode)
         case "mkdir", str(path), int(node), int(mode):

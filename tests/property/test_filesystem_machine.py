@@ -164,6 +164,31 @@ class FilesystemMachine(RuleBasedStateMachine):
             if not keep or len(self.handles) > MAX_OPEN:
                 self.release(len(self.handles) - 1)
 
+    @precondition(lambda self: len(self.handles) < MAX_OPEN)
+    @rule(mode=MODE, linkable=st.booleans(), offset=OFFSET, length=LENGTH)
+    def create_nameless(self, mode: int, linkable: bool, offset: int, length: int) -> None:
+        opened: list[HandleId] = []
+
+        async def real() -> Attributes:
+            handle, attributes = await self.fs.create_nameless(ROOT_INODE, mode, OWNER, linkable=linkable)
+            opened.append(handle)
+            await self.fs.forget(attributes.inode, 1)
+            return attributes
+
+        self._both(real, lambda: self.model.make_nameless(self.made, mode, linkable))
+        self.contents[self.made] = DurableContent()
+        self.changed_at[self.made] = len(self.history) - 1
+        self.handles.append((opened[0], self.made))
+        self.write(len(self.handles) - 1, offset, length)
+
+    @rule(where=PICK, name=NAME)
+    def publish(self, where: int, name: bytes) -> None:
+        """Name one of the files without a name."""
+        nameless = [number for _, number in self.handles if not self.model.nodes[number].links]
+        if nameless:
+            files = sorted({*self._named(FILE), *(number for _, number in self.handles)})
+            self.link(files.index(nameless[0]), where, name)
+
     @rule(where=PICK, name=NAME, symlink=st.booleans())
     def make_other(self, where: int, name: bytes, symlink: bool) -> None:
         parent = self._directory(where)

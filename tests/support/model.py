@@ -29,6 +29,8 @@ class Node:
     entries: dict[bytes, int] = field(default_factory=dict)
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
     data: bytearray = field(default_factory=bytearray)
+    linkable: bool = False
+    """Whether it was made without a name, and may still get one."""
 
     def seen(self) -> tuple[object, ...]:
         entries, xattrs = tuple(sorted(self.entries.items())), tuple(sorted(self.xattrs.items()))
@@ -65,14 +67,18 @@ class Model:
         self.nodes[number] = node
         self._enter(parent, name, node)
 
+    def make_nameless(self, number: int, mode: int, linkable: bool) -> None:
+        assert number not in self.nodes, "an inode number was used twice"
+        self.nodes[number] = Node(number, FILE, mode, 0, linkable=linkable)
+
     def link(self, number: int, parent: int, name: bytes) -> None:
         node = self.nodes[number]
         if node.kind == DIRECTORY:
             raise errors.NotPermitted
-        if not node.links:
+        if not (node.links or node.linkable):
             raise errors.NoSuchEntry
         self._free(parent, name)
-        node.links += 1
+        node.links, node.linkable = node.links + 1, False
         self._enter(parent, name, node)
 
     def unlink(self, parent: int, name: bytes) -> None:

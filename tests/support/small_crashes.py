@@ -29,7 +29,7 @@ from benchfs_core.metadata.numbers import Numbers
 from benchfs_core.mounting import Mounting
 from benchfs_core.recovery import recover
 from benchfs_core.superblock import create_database
-from benchfs_core.types import ROOT_INODE, AtimeMode, AttributeChange, InodeId, SyncMode
+from benchfs_core.types import ROOT_INODE, AtimeMode, AttributeChange, HandleId, InodeId, SyncMode
 from tests.powercut.blocks import BLOCK, run_of_blocks
 from tests.powercut.file_judge import FileJudge, Found
 from tests.support.lossy import Disk, Effect, LossyStore
@@ -37,6 +37,12 @@ from tests.support.volumes import CHUNK_SIZE, NEVER_S, OWNER, Ticks, listing, re
 
 Step = tuple[str | int, ...]
 """An operation of a script: ``("write", "a", first block, count)``; without the numbers of files and writes."""
+
+
+NAMELESS = "#"
+"""The path of the file without a name: ``("nameless", NAMELESS, PUBLISHED_MODE)``, ``("publish", NAMELESS, "a")``."""
+
+PUBLISHED_MODE = 0o640
 
 
 def empty_disk() -> Disk:
@@ -106,6 +112,8 @@ class Session:
     layers: Layers
     judge: FileJudge
     made: int = 0
+    nameless: tuple[int, HandleId, InodeId] | None = None
+    """The file without a name, whose path in scripts is ``NAMELESS``: its number, handle and inode."""
 
     def applies(self, step: Step) -> bool:
         """Whether the operation is one that succeeds."""
@@ -113,6 +121,12 @@ class Session:
         match step:
             case ("settle",):
                 return True
+            case ("nameless", *_):
+                return self.nameless is None
+            case ("publish", _, str(path)):
+                return self.nameless is not None and path not in names
+            case (_, str(path), *_) if path == NAMELESS:
+                return self.nameless is not None
             case ("create" | "mkdir", str(path), *_):
                 return path not in names
             case ("link", str(old), str(new)):
@@ -143,6 +157,12 @@ class Session:
                 attributes = await fs.mkdir(ROOT_INODE, path.encode(), mode, OWNER)
                 await fs.forget(attributes.inode, 1)
                 return attributes.inode
+            case ("nameless", _, int(node), int(mode)):
+                handle, attributes = await fs.create_nameless(ROOT_INODE, mode, OWNER, linkable=True)
+                self.nameless = node, handle, attributes.inode
+                return attributes.inode
+            case (str(kind), str(path), *more) if path == NAMELESS:
+                await self._do_nameless(kind, more)
             case ("unlink", str(path)):
                 await fs.unlink(ROOT_INODE, path.encode())
             case ("rename", str(old), str(new)):
@@ -162,6 +182,8 @@ class Session:
         for path, entry in self.judge.names.items():
             if not entry.directory:
                 self.judge.done(("fsync", path, entry.node), 0, at_ns=0)
+        if self.nameless is not None:
+            self.judge.done(("fsync", NAMELESS, self.nameless[0]), 0, at_ns=0)
 
     async def play(self, steps: Sequence[Step]) -> None:
         """Do all of them."""
@@ -171,17 +193,36 @@ class Session:
 
     def _numbered(self, step: Step) -> Step:
         self.made += 1
-        names = self.judge.names
         match step:
-            case ("create" | "mkdir", str(path), int(mode)):
+            case ("create" | "mkdir" | "nameless", str(path), int(mode)):
                 return step[0], path, self.made, mode
+            case ("publish", str(path), str(new)):
+                return "publish", path, new, self._node(path), PUBLISHED_MODE
             case ("write", str(path), int(first), int(count)):
-                return "write", path, names[path].node, first, count, self.made
+                return "write", path, self._node(path), first, count, self.made
             case ("truncate", str(path), int(size)):
-                return "truncate", path, names[path].node, size, self.made
+                return "truncate", path, self._node(path), size, self.made
             case ("fsync", str(path)):
-                return "fsync", path, names[path].node
+                return "fsync", path, self._node(path)
         return step
+
+    def _node(self, path: str) -> int:
+        if path != NAMELESS:
+            return self.judge.names[path].node
+        assert self.nameless is not None
+        return self.nameless[0]
+
+    async def _do_nameless(self, kind: str, words: Sequence[str | int]) -> None:
+        fs = self.layers.filesystem
+        assert self.nameless is not None
+        _, handle, inode = self.nameless
+        if kind == "publish":
+            await fs.link(inode, ROOT_INODE, str(words[0]).encode())
+            await fs.release(handle)
+            await fs.forget(inode, 2)
+            self.nameless = None
+        else:
+            await self._do_with(kind, inode, words)
 
     async def _do_with(self, kind: str, inode: InodeId, words: Sequence[str | int]) -> None:
         fs = self.layers.filesystem

@@ -8,6 +8,7 @@ from tests.powercut.workloads.base import Workload
 from tests.powercut.workloads.git import Git
 from tests.powercut.workloads.links import Links
 from tests.powercut.workloads.overwrites import Overwrites
+from tests.powercut.workloads.publications import Publications
 from tests.powercut.workloads.recreations import Recreations
 from tests.powercut.workloads.renames import Renames
 from tests.powercut.workloads.small_files import SmallFiles
@@ -22,6 +23,7 @@ WORKLOADS: dict[str, type[Workload]] = {
     "small": SmallFiles,
     "renames": Renames,
     "recreations": Recreations,
+    "publications": Publications,
     "links": Links,
     "trees": Trees,
     "attributes": Attributes,

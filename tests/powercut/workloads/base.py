@@ -14,6 +14,7 @@ from random import Random
 from typing import ClassVar
 
 from benchfs_core.types import SyncMode
+from tests.conformance.calls import link_open
 from tests.powercut.blocks import BLOCK, run_of_blocks
 from tests.powercut.file_judge import XATTR, FileJudge
 from tests.powercut.record import Judge, Operation, Teller
@@ -83,6 +84,11 @@ class FileWorkload(Workload):
         self.blocks[node] = 0
         return ("create", path, node, mode), node
 
+    def nameless(self, mode: int = 0o644) -> tuple[Operation, int]:
+        """A new file without a name, and its number; its path is empty until it is published."""
+        (_, _, node, _), number = self.create("", mode)
+        return ("nameless", "", node, mode), number
+
     def write(self, path: str, node: int, first: int, count: int) -> Operation:
         """Write whole blocks."""
         self._generation += 1
@@ -141,6 +147,12 @@ class FileWorkload(Workload):
                 os.rmdir(path)
             case ("link", str(path), str(new)):
                 os.link(path, new)
+            case ("nameless", _, int(node), int(mode)):
+                handle = os.open(".", os.O_WRONLY | os.O_TMPFILE, mode)
+                self._keep(node, handle)
+                return os.fstat(handle).st_ino
+            case ("publish", _, str(path), int(node), _):
+                link_open(self._open[node], path)
             case ("chmod", str(path), int(mode)):
                 os.chmod(path, mode)
             case ("setxattr", str(path), str(value)):

@@ -1,0 +1,138 @@
+"""Rows of the table ``dentry``: found, listed, made, moved; and which entries there may be.
+
+SQL lives here as in the rest of ``benchfs_core.metadata``. Nothing awaits; a change is part of the caller's savepoint,
+and what it must keep (link counts, the times of directories) is the caller's matter.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+
+from benchfs_core.errors import (
+    DirectoryNotEmpty,
+    EntryExists,
+    InvalidArgument,
+    IsADirectory,
+    NameTooLong,
+    NoSuchEntry,
+    NotADirectory,
+    TooManyLinks,
+)
+from benchfs_core.metadata.database import Database
+from benchfs_core.metadata.inode_rows import COLUMNS, InodeRows
+from benchfs_core.metadata.numbers import Numbers
+from benchfs_core.types import (
+    MAX_LINK_COUNT,
+    MAX_NAME_BYTES,
+    ROOT_INODE,
+    Attributes,
+    DirectoryEntry,
+    InodeId,
+)
+
+_LOOKUP = f"SELECT {COLUMNS} FROM dentry JOIN inode USING (inode) WHERE dentry.parent = ? AND name = ?"
+_READDIR = (
+    f"SELECT cookie, name, {COLUMNS} FROM dentry JOIN inode USING (inode)"
+    " WHERE dentry.parent = ? AND cookie > ? ORDER BY cookie"
+)
+
+
+class Entries:
+    """The table ``dentry``."""
+
+    def __init__(self, database: Database, inodes: InodeRows, numbers: Numbers) -> None:
+        self._execute = database.execute
+        self._inodes = inodes
+        self._numbers = numbers
+
+    def list(self, directory: InodeId, after_cookie: int) -> Iterator[DirectoryEntry]:
+        """Entries whose cookie is above ``after_cookie``, by rising cookie. Drop the iterator before a checkpoint."""
+        cursor = self._execute(_READDIR, (directory, after_cookie))
+        try:
+            for cookie, name, *columns in cursor:
+                yield DirectoryEntry(cookie, name, Attributes(*columns))
+        finally:
+            cursor.close()
+
+    def directory(self, inode: InodeId) -> Attributes:
+        """The attributes of a directory. NoSuchEntry, NotADirectory."""
+        attributes = self._inodes.get(inode)
+        if not stat.S_ISDIR(attributes.mode):
+            raise NotADirectory(f"inode {inode}")
+        return attributes
+
+    def directory_for_new(self, parent: InodeId, name: bytes) -> Attributes:
+        """The directory, if a new entry of this name may be made in it; else an error says why not."""
+        directory = self.directory_for_name(parent, name)
+        if name in (b".", b"..") or self.find(parent, name) is not None:
+            raise EntryExists(f"{name!r} in inode {parent}")
+        return directory
+
+    def directory_for_name(self, parent: InodeId, name: bytes) -> Attributes:
+        """The directory, if a new entry may have this name, whether it is taken or not."""
+        if len(name) > MAX_NAME_BYTES:
+            raise NameTooLong(f"name of {len(name)} bytes")
+        directory = self.directory(parent)
+        if directory.link_count == 0:
+            raise NoSuchEntry(f"directory inode {parent} was removed")
+        if not name or b"/" in name or b"\0" in name:
+            raise InvalidArgument(f"{name!r} cannot be a name")
+        return directory
+
+    def find(self, parent: InodeId, name: bytes) -> Attributes | None:
+        """What an entry leads to; None if there is none of that name."""
+        row = self._execute(_LOOKUP, (parent, name)).fetchone()
+        return None if row is None else Attributes(*row)
+
+    def check_empty(self, directory: InodeId) -> None:
+        """DirectoryNotEmpty: it has entries."""
+        if self._execute("SELECT 1 FROM dentry WHERE parent = ? LIMIT 1", (directory,)).fetchone() is not None:
+            raise DirectoryNotEmpty(f"inode {directory}")
+
+    def check_room(self, directory: Attributes) -> None:
+        """TooManyLinks: one more subdirectory would pass the limit of links."""
+        if directory.link_count >= MAX_LINK_COUNT:
+            raise TooManyLinks(f"directory inode {directory.inode} has {directory.link_count - 2} subdirectories")
+
+    def check_replaceable(self, moved: Attributes, target: Attributes) -> None:
+        """Whether ``moved`` may take the name of ``target``. IsADirectory, NotADirectory, DirectoryNotEmpty."""
+        if stat.S_ISDIR(target.mode):
+            if not stat.S_ISDIR(moved.mode):
+                raise IsADirectory(f"inode {target.inode}")
+            self.check_empty(target.inode)
+        elif stat.S_ISDIR(moved.mode):
+            raise NotADirectory(f"inode {target.inode}")
+
+    def check_not_below(self, directory: InodeId, ancestor: InodeId) -> None:
+        """A directory must not come to lie in itself, at any depth."""
+        step = directory
+        while step != ROOT_INODE:
+            if step == ancestor:
+                raise InvalidArgument(f"directory inode {ancestor} would lie in itself")
+            step = self._inodes.parent(step)
+
+    def add(self, parent: InodeId, name: bytes, inode: InodeId) -> None:
+        """Add an entry, as part of the caller's change; its place in readdir is behind all others."""
+        self._execute(
+            "INSERT INTO dentry (parent, cookie, name, inode) VALUES (?, ?, ?, ?)",
+            (parent, self._numbers.take(), name, inode),
+        )
+
+    def remove(self, parent: InodeId, name: bytes) -> None:
+        """Remove an entry, as part of the caller's change."""
+        self._execute("DELETE FROM dentry WHERE parent = ? AND name = ?", (parent, name))
+
+    def rename(self, parent: InodeId, name: bytes, new_name: bytes) -> None:
+        """Give an entry another name in its directory, as part of the caller's change; its place in readdir stays."""
+        self._execute("UPDATE dentry SET name = ? WHERE parent = ? AND name = ?", (new_name, parent, name))
+
+    def point(self, parent: InodeId, name: bytes, inode: InodeId) -> None:
+        """Have an entry lead to another inode, as part of the caller's change."""
+        self._execute("UPDATE dentry SET inode = ? WHERE parent = ? AND name = ?", (inode, parent, name))
+
+
+def check_no_dots(*names: bytes) -> None:
+    """`.` and `..` can be looked up, but not moved: no dentry is called so."""
+    if b"." in names or b".." in names:
+        raise InvalidArgument("rename of . or ..")
