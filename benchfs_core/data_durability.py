@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import functools
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
 import trio
 
@@ -24,6 +25,7 @@ from benchfs_core.inodes import ActiveInode
 from benchfs_core.layout import Cut, cut_at
 from benchfs_core.metadata.group_commit import GroupCommit
 from benchfs_core.metadata.marks import Marks
+from benchfs_core.meter import Meter, Part
 from benchfs_core.shared_flush import SharedFlush
 from benchfs_core.types import BLOCK_BYTES, ChunkIndex, ChunkInfo, SyncMode
 
@@ -37,7 +39,16 @@ _PAGE_BYTES = 4096
 class DataDurability:
     """What happens to a file's chunks besides reading and writing them."""
 
-    def __init__(self, store: ChunkStore, marks: Marks, commit: GroupCommit, chunk_size: int, sync: SyncMode) -> None:
+    def __init__(
+        self,
+        store: ChunkStore,
+        marks: Marks,
+        commit: GroupCommit,
+        chunk_size: int,
+        sync: SyncMode,
+        meter: Meter | None = None,
+    ) -> None:
+        self._meter = meter or Meter()
         self._store = store
         self._marks = marks
         self._commit = commit
@@ -74,7 +85,12 @@ class DataDurability:
         if node.needs_flush or node.flush is not None:
             if node.flush is None:
                 node.flush = SharedFlush(functools.partial(self._flush, node))
-            await node.flush.flush()
+            with self.waiting():
+                await node.flush.flush()
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """For a block that waits for chunk I/O that other tasks do: it counts as ``Part.DISK``."""
+        return self._meter.part(Part.DISK)
 
     async def fsync(self, node: ActiveInode, *, datasync: bool) -> None:
         """Make the file durable: content, size and names, and unless ``datasync`` its times (fsync(2)).

@@ -277,8 +277,9 @@ class FileIO:
             except OSError as error:
                 errors.append(error)
 
-        async with trio.open_nursery() as nursery:
-            for span in parts:
-                nursery.start_soon(one, span)
+        with self._durability.waiting():
+            async with trio.open_nursery() as nursery:
+                for span in parts:
+                    nursery.start_soon(one, span)
         if errors:
             raise errors[0]

@@ -40,6 +40,7 @@ from benchfs_core.metadata.group_commit import GroupCommit
 from benchfs_core.metadata.manager import MetadataManager
 from benchfs_core.metadata.numbers import Numbers
 from benchfs_core.metadata.space import DatabaseSpace, open_database_file
+from benchfs_core.meter import Meter, Part, metered
 from benchfs_core.mounting import Mounting
 from benchfs_core.recovery import Recovered, recover
 from benchfs_core.superblock import (
@@ -69,6 +70,8 @@ class Clocks:
     """The wall clock, nanoseconds since 1970."""
     now_s: Callable[[], float] = time.monotonic
     """A clock that never goes back, seconds."""
+    fine_ns: Callable[[], int] = time.perf_counter_ns
+    """One as fine as can be had, nanoseconds: for how long requests take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,8 @@ class Volume:
     """Since opening: what was asked of the filesystem below (``IOCounts``), commits, submissions to the ring."""
     ring: Ring | None
     """The store's ring, where it has one: a front end may send its own requests through it."""
+    meter: Meter
+    """To be told whose request runs, where its time is to be split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,7 @@ class _Storage:
     checkpointer: WalCheckpointer | None
     space: DatabaseSpace | None
     lock: VolumeLock | None
+    meter: Meter
     statvfs: Callable[[], os.statvfs_result]
     count_io: Callable[[], dict[str, int]] = dict
     ring: Ring | None = None
@@ -170,9 +176,11 @@ async def _serve(storage: _Storage, source: Path, options: VolumeOptions, clocks
     """Wire the layers above the storage; recover; run the background work; at the end bring everything to disk."""
     chunk_size, database = storage.superblock.chunk_size, storage.database
     numbers, inodes = Numbers(database), InodeTable()
-    commit = GroupCommit(database, numbers, storage.flush_wal, storage.checkpointer, storage.space)
-    metadata = MetadataManager(database, numbers, acl=options.acl)
-    durability = DataDurability(storage.store, metadata.marks, commit, chunk_size, options.sync)
+    meter = storage.meter
+    commit = GroupCommit(database, numbers, storage.flush_wal, storage.checkpointer, storage.space, meter)
+    tables = ("marks", "contents", "xattrs", "acls")
+    metadata = metered(MetadataManager(database, numbers, acl=options.acl), meter, Part.METADATA, inner=tables)
+    durability = DataDurability(storage.store, metadata.marks, commit, chunk_size, options.sync, meter)
     maintenance = Maintenance(
         storage.store, metadata.marks, commit, inodes, durability, options.commit_interval_s, clocks.now_s
     )
@@ -190,6 +198,7 @@ async def _serve(storage: _Storage, source: Path, options: VolumeOptions, clocks
         database=database,
         count=lambda: {**storage.count_io(), "commits": commit.shared_commits},
         ring=storage.ring,
+        meter=meter,
     )
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
@@ -241,7 +250,8 @@ async def _open_storage(
     stack.callback(lock.release)
     place = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # whatever its path will lead to
     stack.callback(os.close, place)
-    counted, kind, note = await open_io(stack, options, kind, note)
+    meter = Meter(clocks.fine_ns)
+    counted, kind, note = await open_io(stack, options, kind, note, meter)
     io = counted if wrap_io is None else wrap_io(counted)
     if superblock is None:
         superblock = _format(source, format_options or FormatOptions(), clocks)
@@ -257,7 +267,9 @@ async def _open_storage(
     stack.push_async_callback(store.close_all)
     ring = counted.ring if isinstance(counted, RingIO) else None
     flush, statvfs, count_io = partial(flush_wal, io, wal), partial(os.statvfs, place), partial(count_calls, counted)
-    return _Storage(superblock, database, store, kind, note, flush, checkpointer, space, lock, statvfs, count_io, ring)
+    return _Storage(
+        *(superblock, database, store, kind, note, flush, checkpointer, space, lock, meter, statvfs, count_io, ring)
+    )
 
 
 def _open_database(
@@ -299,7 +311,10 @@ def _memory_storage(
         await trio.lowlevel.checkpoint()
 
     statvfs = partial(os.statvfs, "/dev/shm")
-    return _Storage(superblock, database, store, StoreKind.MEMORY, "", nothing_to_flush, None, None, None, statvfs)
+    meter = Meter(clocks.fine_ns)
+    return _Storage(
+        *(superblock, database, store, StoreKind.MEMORY, "", nothing_to_flush, None, None, None, meter, statvfs)
+    )
 
 
 def _format(source: Path, options: FormatOptions, clocks: Clocks) -> Superblock:

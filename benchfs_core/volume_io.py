@@ -23,6 +23,7 @@ from benchfs_core.errors import Vanished, VolumeError
 from benchfs_core.host import allocate_beyond_end, raise_descriptor_limit
 from benchfs_core.metadata.database import open_wal, open_wal_index
 from benchfs_core.metadata.group_commit import WAL_INDEX_RESERVE_BYTES, WAL_RESERVE_BYTES
+from benchfs_core.meter import Meter
 from benchfs_core.types import StoreKind
 
 log = logging.getLogger(__name__)
@@ -52,15 +53,15 @@ def _without_io_uring(wanted: StoreKind, reason: str) -> str:
 
 
 async def open_io(
-    stack: AsyncExitStack, options: VolumeOptions, kind: StoreKind, note: str
+    stack: AsyncExitStack, options: VolumeOptions, kind: StoreKind, note: str, meter: Meter
 ) -> tuple[RingIO | ThreadIO, StoreKind, str]:
     """The I/O, the store that it is for, and why that is not the one that AUTO prefers."""
     if kind is StoreKind.IO_URING:
         try:
-            return await stack.enter_async_context(RingIO.open_ring(options.queue_depth)), kind, note
+            return await stack.enter_async_context(RingIO.open_ring(options.queue_depth, meter=meter)), kind, note
         except OSError as error:  # a small ring was to be had a moment ago
             kind, note = StoreKind.FILE, _without_io_uring(options.store, explain(error))
-    io = ThreadIO(options.queue_depth)
+    io = ThreadIO(options.queue_depth, meter=meter)
     stack.push_async_callback(io.aclose)
     return io, kind, note
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import trio
 
 from benchfs_core.errors import BenchFSError
+from benchfs_core.profile import Profile
 from benchfs_core.status import status_of
 from benchfs_core.types import ROOT_INODE, StoreKind, SyncMode
 from benchfs_core.volume import Clocks, Volume, open_volume
@@ -139,7 +140,12 @@ async def serve(request: Request, ready: Callable[[str], None]) -> None:
     writeback_cache = options.volume.sync is SyncMode.FSYNC
     clocks = Clocks(now_ns=_kernel_time_ns) if writeback_cache else Clocks()
     async with open_volume(source, options.volume, options.format, clocks=clocks) as volume:
-        operations = BenchFSOperations(volume.filesystem, writeback_cache=writeback_cache, acl=options.volume.acl)
+        operations = BenchFSOperations(
+            volume.filesystem,
+            writeback_cache=writeback_cache,
+            acl=options.volume.acl,
+            profile=Profile(volume.meter),
+        )
         with trio.open_signal_receiver(*_SIGNALS) as signals:
             front = Front(volume.filesystem, operations, volume.ring, clocks.now_ns)
             way = await _mount_unless_told(front, request, signals)
@@ -152,7 +158,7 @@ async def serve(request: Request, ready: Callable[[str], None]) -> None:
                     progress.unregister()
                 raise
             way.close(True)
-        log.info("requests: %s", json.dumps(operations.requests, sort_keys=True))
+        log.info("requests: %s", json.dumps(operations.profile.counts(), sort_keys=True))
     progress.unregister()
     log.info("%s: unmounted, everything is on disk", request.mount_point)
 
@@ -177,7 +183,7 @@ async def _session(
     """Answer requests until the session ends."""
 
     def status() -> dict[str, object]:
-        return {"pid": daemon.pid, "since": since, **status_of(volume), "requests": dict(operations.requests)}
+        return {"pid": daemon.pid, "since": since, **status_of(volume), "requests": operations.profile.counts()}
 
     since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     daemon = mounts.this_process(request.shown_source, str(request.mount_point), request.log)

@@ -7,8 +7,8 @@ ENOSYS once, saves that round trip from then on.
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -16,8 +16,9 @@ import pyfuse3
 
 from benchfs_core.errors import NoSuchEntry
 from benchfs_core.filesystem import FileSystem
+from benchfs_core.profile import Profile
 from benchfs_core.types import MAX_NAME_BYTES, HandleId, InodeId
-from benchfs_fuse.requests import Requests
+from benchfs_fuse.requests import Requests, timed_filesystem
 from benchfs_fuse.translate import no_entry, to_caller, to_change, to_entry, to_errno, to_statvfs
 
 P = ParamSpec("P")
@@ -27,20 +28,42 @@ R = TypeVar("R")
 def handler(
     method: Callable[Concatenate[BenchFSOperations, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[BenchFSOperations, P], Coroutine[Any, Any, R]]:
-    """Count the request, and turn whatever goes wrong into an errno."""
+    """Count the request, and turn whatever goes wrong into an errno.
+
+    It counts as arrived when this begins, and as answered when it ends: what pyfuse3 does before and after is not seen.
+    """
     name = method.__name__
+    moved = _MOVED.get(name, _nothing)
 
     @functools.wraps(method)
     async def answer(self: BenchFSOperations, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        self.requests[name] += 1
+        operation, arrived_ns = self.profile.operation(name), self.profile.meter.now_ns()
+        timing, size = operation.begin(arrived_ns), 0
         try:
-            return await method(self, *args, **kwargs)
+            if timing is None:
+                result = await method(self, *args, **kwargs)
+            else:
+                result = await self.profile.meter.follow(timing, method(self.timed, *args, **kwargs))
+            size = moved(result)
+            return result
         except pyfuse3.FUSEError:
+            operation.errors += 1
             raise
         except Exception as error:
+            operation.errors += 1
             raise pyfuse3.FUSEError(to_errno(error, name)) from error
+        finally:
+            operation.end(arrived_ns, size, timing)
 
     return answer
+
+
+def _nothing(_: Any) -> int:
+    return 0
+
+
+_MOVED: dict[str, Callable[[Any], int]] = {"read": len, "write": int}
+"""How many bytes of files a request has moved, by what its handler returned."""
 
 
 class BenchFSOperations(pyfuse3.Operations):
@@ -48,14 +71,22 @@ class BenchFSOperations(pyfuse3.Operations):
 
     supports_dot_lookup = True
 
-    def __init__(self, filesystem: FileSystem, *, writeback_cache: bool, acl: bool) -> None:
+    def __init__(
+        self, filesystem: FileSystem, *, writeback_cache: bool, acl: bool, profile: Profile | None = None
+    ) -> None:
+        """``profile``: where requests are counted; None: in one of its own."""
         super().__init__()
+        self.profile = profile or Profile()
         self.enable_acl = acl
         self.enable_writeback_cache = writeback_cache
-        self.requests: Counter[str] = Counter()
-        """How many requests of each kind arrived."""
+        self._serve(filesystem)
+        self.timed = copy.copy(self)
+        """The same, for requests of which it is found out where their time goes."""
+        self.timed._serve(timed_filesystem(filesystem, self.profile.meter))
+
+    def _serve(self, filesystem: FileSystem) -> None:
         self._fs = filesystem
-        self._requests = Requests(filesystem, writeback_cache=writeback_cache)
+        self._requests = Requests(filesystem, writeback_cache=self.enable_writeback_cache)
 
     # Names
 
@@ -67,9 +98,9 @@ class BenchFSOperations(pyfuse3.Operations):
         except NoSuchEntry:
             return no_entry()
 
+    @handler
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        """FORGET; has no answer."""
-        self.requests["forget"] += 1
+        """FORGET; has no answer, and forgetting fails with nothing."""
         for inode, count in inode_list:
             await self._fs.forget(InodeId(inode), count)
 

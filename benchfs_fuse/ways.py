@@ -25,6 +25,7 @@ from benchfs_fuse.options import MountOptions, PlaneKind
 from benchfs_fuse.plane.handlers import Handlers
 from benchfs_fuse.plane.plane import MAX_REQUESTS, Plane
 from benchfs_fuse.plane.protocol import MAX_WRITE_BYTES
+from benchfs_fuse.requests import timed_filesystem
 
 _AUTO_INVAL_DATA = 1 << 12
 _PARALLEL_DIROPS = 1 << 18
@@ -68,6 +69,11 @@ class Front:
     """The chunk store's."""
     now_ns: Callable[[], int]
 
+    def handlers(self, filesystem: FileSystem, options: MountOptions) -> Handlers:
+        """The plane's handlers of requests for ``filesystem``."""
+        writeback_cache = options.volume.sync is SyncMode.FSYNC
+        return Handlers(filesystem, writeback_cache=writeback_cache, now_ns=self.now_ns)
+
 
 async def mount(front: Front, mount_point: Path, options: MountOptions, words: set[str]) -> Way:
     """Mount; ``words`` are the options for the kernel.
@@ -108,8 +114,9 @@ async def _through_plane(front: Front, mount_point: Path, options: MountOptions,
         if driver is not None:
             driver.close()
         raise
-    writeback_cache = options.volume.sync is SyncMode.FSYNC
-    handlers = Handlers(front.filesystem, writeback_cache=writeback_cache, now_ns=front.now_ns)
+    profile = front.operations.profile
+    handlers = front.handlers(front.filesystem, options)
+    timed_handlers = front.handlers(timed_filesystem(front.filesystem, profile.meter), options)
     planes: list[Plane] = []
 
     async def run() -> None:
@@ -117,7 +124,7 @@ async def _through_plane(front: Front, mount_point: Path, options: MountOptions,
             ring = front.ring
             if ring is None:
                 ring = await stack.enter_async_context(Ring.open(_OWN_RING_DEPTH, driver))
-            planes.append(Plane(ring, owned.device, owned.pair, handlers, front.operations.requests))
+            planes.append(Plane(ring, owned.device, owned.pair, handlers, timed_handlers, profile))
             await planes[0].run(pyfuse3.main)
 
     return Way(

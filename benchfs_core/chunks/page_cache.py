@@ -1,7 +1,7 @@
 """``PageCache``: reads and writes that the page cache of the filesystem below takes at once, without the ring.
 
-Imports os, time, ``buffers`` and ``types``; never awaits. A system call for a cached page takes 1 µs, the way through
-the ring several times that, and a buffered write on ext4 always goes to a worker of the kernel's there. Invariants: a
+Imports os, time, ``buffers``, ``meter``, ``types``; never awaits. A system call for a cached page takes 1 µs, by the
+ring several times that, and a buffered write on ext4 always goes to a worker of the kernel's there. Invariants: a
 read never waits for a disk (``RWF_NOWAIT``); a write may, where the filesystem below holds writers up, and then there
 is none for ``_PAUSE_S``, so that the event loop is held up by one such write at most in that time.
 """
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 from benchfs_core.chunks.buffers import BufferPool
+from benchfs_core.meter import Meter, Part
 from benchfs_core.types import Buffer
 
 WRITE_BYTES = 64 << 10
@@ -27,7 +28,10 @@ _MOST_SKIPPED = 32
 class PageCache:
     """What one ``ChunkIO`` knows of what is cached below it."""
 
-    def __init__(self, buffers: BufferPool, now_s: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, buffers: BufferPool, now_s: Callable[[], float] = time.perf_counter, meter: Meter | None = None
+    ) -> None:
+        self._meter = meter or Meter()
         self._buffers = buffers
         self._now_s = now_s
         self._misses = 0
@@ -42,12 +46,17 @@ class PageCache:
             self._skip -= 1
             return None
         buffer = self._buffers.take(length)
+        timing = self._meter.current
+        was = None if timing is None else timing.enter(Part.DISK)
         try:
             if os.preadv(descriptor, [buffer], offset, os.RWF_NOWAIT) == length:
                 self._misses = 0
                 return buffer
         except OSError:
             pass  # not cached, or this cannot be asked here: whoever reads it in earnest is told
+        finally:
+            if timing is not None and was is not None:
+                timing.enter(was)
         self._buffers.give(buffer)
         self._misses += 1
         self._skip = min(self._misses, _MOST_SKIPPED)
@@ -64,7 +73,8 @@ class PageCache:
         begun_s = self._now_s()
         if begun_s < self._no_write_before_s:
             return 0
-        done = os.pwritev(descriptor, [data], offset, 0)
+        with self._meter.part(Part.DISK):
+            done = os.pwritev(descriptor, [data], offset, 0)
         ended_s = self._now_s()
         if ended_s - begun_s > _SLOW_S:
             self._no_write_before_s = ended_s + _PAUSE_S

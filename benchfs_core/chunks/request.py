@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Generator
 import trio
 
 from benchfs_core.chunks.uring import Plain, RingDriver, Vectors
+from benchfs_core.meter import Part, Timing
 
 
 class Verb(enum.Enum):
@@ -40,14 +41,23 @@ class Request:
         "raise_cancel",
         "result",
         "task",
+        "timing",
         "user_data",
         "verb",
+        "was",
     )
 
     def __init__(
-        self, verb: Verb, descriptor: int, offset: int, buffer: Plain, flags: int, task: trio.lowlevel.Task | None
+        self,
+        verb: Verb,
+        descriptor: int,
+        offset: int,
+        buffer: Plain,
+        flags: int,
+        task: trio.lowlevel.Task | None,
+        timing: Timing | None,
     ) -> None:
-        """``flags`` are a write's rw_flags; for a flush, 1 means data only."""
+        """``flags`` are a write's rw_flags; for a flush, 1 means data only. ``timing``: whose time this is."""
         self.verb = verb
         self.descriptor = descriptor
         self.offset = offset
@@ -59,6 +69,9 @@ class Request:
         self.result = 0
         self.error: Exception | None = None
         self.raise_cancel: Callable[[], None] | None = None
+        self.timing = timing
+        if timing is not None:
+            self.was = timing.enter(Part.RING)
 
     def __await__(self) -> Generator[Request, None, None]:
         """Wait without a task: whoever drives the coroutine is handed the request, and resumes it once it is done."""
@@ -66,6 +79,8 @@ class Request:
 
     def prepare(self, driver: RingDriver, user_data: int) -> bool:
         """Put it into the submission queue; False where that is full."""
+        if self.timing is not None:
+            self.timing.enter(Part.DISK)
         verb = self.verb
         if verb is Verb.WRITE:
             return driver.prepare_write(user_data, self.descriptor, self.offset, self.buffer, self.flags)
@@ -85,6 +100,8 @@ class Request:
         self._resume()
 
     def _resume(self) -> None:
+        if self.timing is not None:
+            self.timing.enter(Part.RING)
         if self.task is not None:
             trio.lowlevel.reschedule(self.task)
         else:
@@ -98,6 +115,8 @@ class Request:
             Exception: the request never reached the kernel.
             trio.Cancelled: the kernel gave the request up because its caller is cancelled.
         """
+        if self.timing is not None:
+            self.timing.enter(self.was)
         if self.error is not None:
             raise self.error
         if self.result == -errno.ECANCELED and self.raise_cancel is not None:

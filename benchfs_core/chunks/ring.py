@@ -35,6 +35,7 @@ from benchfs_core.chunks.gate import Gate
 from benchfs_core.chunks.request import Background, Posted, Request, Verb
 from benchfs_core.chunks.request_queue import MAX_TRIES, RequestQueue
 from benchfs_core.chunks.uring import Plain, RingDriver, UringDriver
+from benchfs_core.meter import Meter
 from benchfs_core.types import Buffer
 
 POSTED_ROOM = 256
@@ -46,8 +47,9 @@ _PASSING = frozenset({-errno.EINTR, -errno.EAGAIN, -errno.ENOMEM})
 class Ring:
     """One io_uring. Made by ``Ring.open``; every method belongs to that event loop."""
 
-    def __init__(self, queue_depth: int, driver: RingDriver) -> None:
+    def __init__(self, queue_depth: int, driver: RingDriver, meter: Meter | None = None) -> None:
         """Use ``Ring.open``; this alone starts no tasks."""
+        self._meter = meter or Meter()
         self._queue = RequestQueue(queue_depth, driver)
         self._driver = driver
         self._gate = Gate("ring")
@@ -61,18 +63,21 @@ class Ring:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, queue_depth: int, driver: RingDriver | None = None) -> AsyncIterator[Ring]:
+    async def open(
+        cls, queue_depth: int, driver: RingDriver | None = None, meter: Meter | None = None
+    ) -> AsyncIterator[Ring]:
         """A ring whose tasks live as long as the ``async with``; leaving it closes the ring, see ``aclose``.
 
         Args:
             queue_depth: most requests in flight.
             driver: the kernel's queues, with room for ``2 * queue_depth`` entries and what is posted; made where None.
                 The ring closes it.
+            meter: whose requests these are; None: nobody's that are timed.
 
         Raises:
             OSError: io_uring is not to be had; ``uring.io_uring_available`` says why.
         """
-        ring = cls(queue_depth, UringDriver(2 * queue_depth + POSTED_ROOM) if driver is None else driver)
+        ring = cls(queue_depth, UringDriver(2 * queue_depth + POSTED_ROOM) if driver is None else driver, meter)
         failure: BaseException | None = None
         async with trio.open_nursery() as nursery:
             for loop in ring._loops:
@@ -235,11 +240,12 @@ class Ring:
             if self._queue.broken is not None:
                 raise OSError(self._queue.broken.errno, self._queue.broken.strerror)
             if self._in_turn and verb is not Verb.FSYNC:
-                request = Request(verb, descriptor, offset, buffer, flags, None)
+                request = Request(verb, descriptor, offset, buffer, flags, None, self._meter.current)
                 self._queue.pending.append(request)
                 await request
             else:
-                request = Request(verb, descriptor, offset, buffer, flags, trio.lowlevel.current_task())
+                task = trio.lowlevel.current_task()
+                request = Request(verb, descriptor, offset, buffer, flags, task, self._meter.current)
                 self._queue.pending.append(request)
                 self._wake_submitter()
                 await trio.lowlevel.wait_task_rescheduled(partial(self._abort, request))

@@ -1,6 +1,6 @@
 """``RingIO``: ``ChunkIO`` over the io_uring reactor.
 
-Imports trio, ``ring`` and ``gate``. Invariant: closing waits for worker threads as well as for the ring.
+Imports trio, ``ring``, ``threads`` and ``gate``. Invariant: closing waits for worker threads as well as for the ring.
 
 ``open`` and ``mkdir`` are plain calls on the event loop, **not checkpoints**. Measured on ext4 (Linux 6.18): creating a
 file takes 22 µs so, 96 µs through the ring, where openat(2) with O_CREAT always goes to a worker of the kernel's, and
@@ -22,6 +22,8 @@ from benchfs_core.chunks.counts import IOCounts
 from benchfs_core.chunks.gate import Gate
 from benchfs_core.chunks.page_cache import PageCache
 from benchfs_core.chunks.ring import Ring
+from benchfs_core.chunks.threads import run_in_thread
+from benchfs_core.meter import Meter, Part
 from benchfs_core.types import Buffer
 
 T = TypeVar("T")
@@ -39,25 +41,30 @@ DEFAULT_WORKERS = 8
 class RingIO:
     """See ``ChunkIO``."""
 
-    def __init__(self, ring: Ring, workers: int = DEFAULT_WORKERS, *, page_cache: bool = True) -> None:
+    def __init__(
+        self, ring: Ring, workers: int = DEFAULT_WORKERS, *, page_cache: bool = True, meter: Meter | None = None
+    ) -> None:
         """Use ``ring``; ``aclose`` closes it. Without ``page_cache`` every read and write goes through the ring."""
         self.counts = IOCounts()
+        self._meter = meter or Meter()
         self._ring = ring
         self._uncached = True
-        self._cache = PageCache(ring.buffers) if page_cache else None
+        self._cache = PageCache(ring.buffers, meter=self._meter) if page_cache else None
         self._threads = trio.CapacityLimiter(workers)
         self._gate = Gate("I/O")
 
     @classmethod
     @asynccontextmanager
-    async def open_ring(cls, queue_depth: int, workers: int = DEFAULT_WORKERS) -> AsyncIterator[RingIO]:
+    async def open_ring(
+        cls, queue_depth: int, workers: int = DEFAULT_WORKERS, meter: Meter | None = None
+    ) -> AsyncIterator[RingIO]:
         """A ``RingIO`` with a ring of its own, closed when the ``async with`` ends.
 
         Raises:
             OSError: io_uring is not to be had here.
         """
-        async with Ring.open(queue_depth) as ring:
-            io = cls(ring, workers)
+        async with Ring.open(queue_depth, meter=meter) as ring:
+            io = cls(ring, workers, meter=meter)
             try:
                 yield io
             finally:
@@ -75,11 +82,13 @@ class RingIO:
 
     async def open(self, directory: int, path: str, flags: int) -> int:
         """Open a file below ``directory`` (mode 0600, O_CLOEXEC added). Not a checkpoint."""
-        return os.open(path, flags | os.O_CLOEXEC, 0o600, dir_fd=directory)
+        with self._meter.part(Part.DISK):
+            return os.open(path, flags | os.O_CLOEXEC, 0o600, dir_fd=directory)
 
     async def mkdir(self, directory: int, path: str) -> None:
         """Make a directory of mode 0700 below ``directory``. Not a checkpoint."""
-        os.mkdir(path, 0o700, dir_fd=directory)
+        with self._meter.part(Part.DISK):
+            os.mkdir(path, 0o700, dir_fd=directory)
 
     async def read(self, descriptor: int, offset: int, length: int) -> Buffer:
         """Read up to ``length`` bytes; fewer only at the end of the file."""
@@ -114,7 +123,7 @@ class RingIO:
         """Run a blocking call in a worker thread. Cancelled before it began, or not at all."""
         self._gate.enter()
         try:
-            return await trio.to_thread.run_sync(call, limiter=self._threads)
+            return await run_in_thread(call, self._threads, self._meter)
         finally:
             self._gate.leave()
 

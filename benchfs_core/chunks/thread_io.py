@@ -1,7 +1,7 @@
 """``ThreadIO``: ``ChunkIO`` with plain system calls in trio's worker threads, for where io_uring is not allowed.
 
-Imports trio and ``gate``. Invariant: no thread is abandoned: a call that was cancelled has either not begun, or has
-ended when the caller resumes.
+Imports trio, ``gate`` and ``threads``. Invariant: no thread is abandoned: a call that was cancelled has either not
+begun, or has ended when the caller resumes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import trio
 
 from benchfs_core.chunks.counts import IOCounts
 from benchfs_core.chunks.gate import Gate
+from benchfs_core.chunks.threads import run_in_thread
+from benchfs_core.meter import Meter
 from benchfs_core.types import Buffer
 
 T = TypeVar("T")
@@ -27,8 +29,9 @@ DEFAULT_WORKERS = 8
 class ThreadIO:
     """See ``ChunkIO``. Every method is a checkpoint."""
 
-    def __init__(self, queue_depth: int, workers: int = DEFAULT_WORKERS) -> None:
+    def __init__(self, queue_depth: int, workers: int = DEFAULT_WORKERS, meter: Meter | None = None) -> None:
         """``queue_depth``: most reads, writes, flushes and opens at a time, each in a thread."""
+        self._meter = meter or Meter()
         self.counts = IOCounts()
         self._io_threads = trio.CapacityLimiter(queue_depth)
         self._slow_threads = trio.CapacityLimiter(workers)
@@ -76,7 +79,7 @@ class ThreadIO:
     async def _in_thread(self, call: Callable[[], T], threads: trio.CapacityLimiter) -> T:
         self._gate.enter()
         try:
-            return await trio.to_thread.run_sync(call, limiter=threads)
+            return await run_in_thread(call, threads, self._meter)
         finally:
             self._gate.leave()
 

@@ -17,6 +17,7 @@ from benchfs_core.errors import MetadataFailed, NoSpace, VolumeReadOnly
 from benchfs_core.metadata.database import Database, WalCheckpointer
 from benchfs_core.metadata.numbers import RESERVATION, Numbers
 from benchfs_core.metadata.space import DatabaseSpace
+from benchfs_core.meter import Meter, Part
 from benchfs_core.shared_flush import SharedFlush
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class GroupCommit:
         flush_wal: Callable[[], Awaitable[None]],
         checkpointer: WalCheckpointer | None,
         space: DatabaseSpace | None = None,
+        meter: Meter | None = None,
     ) -> None:
         """Serve one database.
 
@@ -59,7 +61,9 @@ class GroupCommit:
             flush_wal: makes the WAL file durable; OSError if it cannot.
             checkpointer: copies the WAL into the database; None for a database in memory.
             space: what the database file may grow into; None for one in memory.
+            meter: whose time is spent waiting here.
         """
+        self._meter = meter or Meter()
         self._database = database
         self._numbers = numbers
         self._flush_wal = flush_wal
@@ -107,7 +111,8 @@ class GroupCommit:
             if self._space is not None and not frees:
                 self._space.ensure(self._database.unsaved_bytes)
             if self._gate is not None:
-                await self._gate.wait()
+                with self._meter.all_as(Part.METADATA):
+                    await self._gate.wait()
             elif self._database.pending_bytes > _TRANSACTION_BYTES:
                 await self.commit()
             elif self._numbers.remaining < _NUMBERS_IN_HAND:
@@ -137,7 +142,8 @@ class GroupCommit:
             return
         if self._database.failure is not None:
             raise MetadataFailed(self._database.failure)
-        await self._shared.flush()
+        with self._meter.all_as(Part.METADATA):  # also for who leads the flush, and does its I/O for the others
+            await self._shared.flush()
         assert sequence <= self._durable
 
     async def commit(self) -> None:

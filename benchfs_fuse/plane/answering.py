@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
 
 from benchfs_core.types import Buffer
 from benchfs_fuse.plane.protocol import Request
@@ -11,7 +11,7 @@ from benchfs_fuse.requests import Caller
 
 Reply: TypeAlias = Buffer | None
 """A reply's body; None: none is due."""
-Handler: TypeAlias = Callable[[Request], Awaitable[Reply]]
+Handler: TypeAlias = Callable[[Request], Coroutine[Any, Any, Reply]]
 
 
 class Refused(Exception):

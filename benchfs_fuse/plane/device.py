@@ -48,21 +48,24 @@ _GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.ECONNABORTED})
 class Slot:
     """The buffers of one read: of a WRITE of full size the data is the whole of ``tail``."""
 
-    __slots__ = ("head", "length", "posted", "tail")
+    __slots__ = ("arrived_ns", "head", "length", "posted", "tail")
 
     def __init__(self) -> None:
         self.head = bytearray(WRITE_HEAD_BYTES)
         self.tail = bytearray(MAX_WRITE_BYTES)
         self.length = 0
         """Bytes of the request that is here."""
+        self.arrived_ns = 0
+        """When it was taken off the device."""
         self.posted: Posted
 
 
 class Device:
     """One session's /dev/fuse; the ring must be driven by whoever ``arrived`` belongs to."""
 
-    def __init__(self, ring: Ring, descriptor: int, arrived: Callable[[Slot], None]) -> None:
+    def __init__(self, ring: Ring, descriptor: int, arrived: Callable[[Slot], None], now_ns: Callable[[], int]) -> None:
         """``descriptor`` is non-blocking and stays the caller's to close; ``arrived`` is told of each request."""
+        self._now_ns = now_ns
         self._ring = ring
         self._descriptor = descriptor
         self._arrived = arrived
@@ -165,6 +168,7 @@ class Device:
         if result > 0:
             self._reading -= 1
             slot.length = result
+            slot.arrived_ns = self._now_ns()
             self._arrived(slot)
         elif not self.ended.is_set() and -result in _AGAIN:
             self._ring.post(slot.posted)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from collections import Counter
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 import trio
 
 from benchfs_core.chunks.ring import Ring
+from benchfs_core.profile import Operation, Profile
 from benchfs_fuse.plane.answering import Handler, Refused
 from benchfs_fuse.plane.device import Device, Slot
 from benchfs_fuse.plane.dispatch import Dispatcher, Work
@@ -33,11 +34,27 @@ _FORGETTING = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
 """Requests without an answer, not even to failure."""
 
 
+class _Known(NamedTuple):
+    """What there is for a request that is answered here."""
+
+    operation: Operation
+    handler: Handler
+    timed_handler: Handler
+    reads: bool
+    """Whether what it answers with is a file's."""
+
+
 class Plane:
     """Serves one mount."""
 
     def __init__(
-        self, ring: Ring, descriptor: int, pair: socket.socket, handlers: Handlers, counted: Counter[str]
+        self,
+        ring: Ring,
+        descriptor: int,
+        pair: socket.socket,
+        handlers: Handlers,
+        timed_handlers: Handlers,
+        profile: Profile,
     ) -> None:
         """Serve ``descriptor``, /dev/fuse after INIT.
 
@@ -46,12 +63,16 @@ class Plane:
             descriptor: non-blocking; the caller closes it.
             pair: to pyfuse3; the caller closes it.
             handlers: of what is answered here.
-            counted: how many requests of each kind have arrived; counted on.
+            timed_handlers: the same, for requests of which it is found out where their time goes.
+            profile: where requests are counted.
         """
-        self._handlers = handlers.table
-        self._counted = counted
+        self._handlers = {
+            opcode: _Known(profile.operation(name), handler, timed_handlers.table[opcode][1], opcode == Opcode.READ)
+            for opcode, (name, handler) in handlers.table.items()
+        }
+        self._meter = profile.meter
         self._dispatcher: Dispatcher[Slot] = Dispatcher(ring, self._begin, self._arrived_by, MAX_REQUESTS)
-        self._device = Device(ring, descriptor, self._dispatcher.fresh.append)
+        self._device = Device(ring, descriptor, self._dispatcher.fresh.append, profile.meter.now_ns)
         self._forwarder = Forwarder(self._device, pair)
 
     @property
@@ -110,25 +131,32 @@ class Plane:
         if known is None:
             self._unknown(slot, request)
             return None
-        name, handler = known
-        self._counted[name] += 1
+        arrived_ns = slot.arrived_ns
         if request.data is slot.tail:
-            return self._answer_in_place(slot, request, handler, name)
+            return self._answer_in_place(slot, request, known, arrived_ns)
         self._device.give_back(slot)
-        return self._answer(request, handler, name)
+        return self._answer(request, known, arrived_ns)
 
-    async def _answer_in_place(self, slot: Slot, request: Request, handler: Handler, name: str) -> None:
+    async def _answer_in_place(self, slot: Slot, request: Request, known: _Known, arrived_ns: int) -> None:
         try:
-            await self._answer(request, handler, name)
+            await self._answer(request, known, arrived_ns)
         finally:
             self._device.give_back(slot)
 
-    async def _answer(self, request: Request, handler: Handler, name: str) -> None:
+    async def _answer(self, request: Request, known: _Known, arrived_ns: int) -> None:
+        operation, handler, timed_handler, reads = known
+        timing, moved = operation.begin(arrived_ns), 0
         try:
-            body = await handler(request)
+            if timing is None:
+                body = await handler(request)
+            else:
+                body = await self._meter.follow(timing, timed_handler(request))
         except Refused as refused:
+            operation.errors += 1
             self._device.refuse(request.unique, refused.number)
         except Exception as error:
+            operation.errors += 1
+            name = operation.name
             number = errno.EIO if isinstance(error, ProtocolError) else to_errno(error, name)
             if isinstance(error, ProtocolError):
                 log.error("%s: malformed: %s", name, error)
@@ -136,7 +164,9 @@ class Plane:
                 self._device.refuse(request.unique, number)
         else:
             if body is not None:
+                moved = len(body) if reads else len(request.data)
                 self._device.reply(request.unique, body)
+        operation.end(arrived_ns, moved, timing)
 
     def _unknown(self, slot: Slot, request: Request) -> None:
         if request.opcode == Opcode.FLUSH:

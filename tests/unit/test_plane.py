@@ -6,7 +6,6 @@ import errno
 import os
 import socket
 import struct
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from benchfs_core.chunks.ring import Ring
 from benchfs_core.chunks.uring import UringDriver, io_uring_available
 from benchfs_core.config import VolumeOptions
+from benchfs_core.profile import Profile
 from benchfs_core.types import InodeId, StoreKind, SyncMode
 from benchfs_core.volume import Volume, open_volume
 from benchfs_fuse.plane import forward, protocol, replies
@@ -27,6 +27,7 @@ from benchfs_fuse.plane.device import MAX_READS
 from benchfs_fuse.plane.handlers import Handlers
 from benchfs_fuse.plane.plane import MAX_REQUESTS, Plane
 from benchfs_fuse.plane.protocol import IN_HEADER, Opcode
+from benchfs_fuse.requests import timed_filesystem
 from tests.support.faults import FaultPlan, FaultyDriver, Rule
 
 pytestmark = pytest.mark.skipif(io_uring_available() is not None, reason=str(io_uring_available()))
@@ -85,8 +86,8 @@ async def nobody() -> None:
 class Serving:
     """A plane at work, and what a test does to it."""
 
-    def __init__(self, kernel: Kernel, pyfuse3: socket.socket, volume: Volume, plane: Plane, counted: Counter[str]):
-        self.kernel, self.pyfuse3, self.volume, self.plane, self.counted = kernel, pyfuse3, volume, plane, counted
+    def __init__(self, kernel: Kernel, pyfuse3: socket.socket, volume: Volume, plane: Plane, profile: Profile):
+        self.kernel, self.pyfuse3, self.volume, self.plane, self.profile = kernel, pyfuse3, volume, plane, profile
 
 
 @asynccontextmanager
@@ -98,13 +99,15 @@ async def serving(
     for end in (kernel_end, device, far):
         end.setblocking(False)
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
-    counted: Counter[str] = Counter()
+    profile = Profile(volume.meter)
     handlers = Handlers(volume.filesystem, writeback_cache=False, now_ns=lambda: 0)
+    filesystem = timed_filesystem(volume.filesystem, volume.meter)
+    timed_handlers = Handlers(filesystem, writeback_cache=False, now_ns=lambda: 0)
     with kernel_end, device, far, near:
         async with Ring.open(32, driver) as ring, trio.open_nursery() as nursery:
-            plane = Plane(volume.ring or ring, device.fileno(), near, handlers, counted)
+            plane = Plane(volume.ring or ring, device.fileno(), near, handlers, timed_handlers, profile)
             nursery.start_soon(plane.run, other)
-            yield Serving(Kernel(kernel_end), far, volume, plane, counted)
+            yield Serving(Kernel(kernel_end), far, volume, plane, profile)
             plane.stop()
 
 
@@ -136,7 +139,7 @@ async def test_a_file_is_made_written_read_flushed_and_closed(volume: Volume) ->
         assert struct.unpack_from("<QQ", attributes, 16) == (inode, len(data))
         await at.kernel.ask(Opcode.RELEASE, protocol.RELEASE_IN.pack(handle, 0, 0, 0), inode)
         assert volume.filesystem.open_handles == 0
-    assert at.counted == Counter(create=1, write=2, fsync=1, read=3, getattr=1, release=1)
+    assert at.profile.counts() == {"create": 1, "write": 2, "fsync": 1, "read": 3, "getattr": 1, "release": 1}
 
 
 async def test_requests_are_answered_while_others_wait(volume: Volume) -> None:
