@@ -15,7 +15,7 @@ import struct
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 RELATIVE_ERROR = 1 / 16
 """The width of a bucket, as a part of the values in it, at most."""
@@ -23,7 +23,8 @@ RELATIVE_ERROR = 1 / 16
 MAX_VALUE = (1 << 53) - 1
 """The largest value told apart, in nanoseconds 104 days; larger ones count as this."""
 
-MAX_BUCKETS = 53 * 16 + 1
+MAX_BUCKETS = 800
+"""One each for 0 to 15, and 16 for each of the powers of two from there on."""
 
 _UPPER_HALF_WORD = 3 if sys.byteorder == "little" else 0
 _DOUBLE = struct.Struct(">d")
@@ -77,11 +78,6 @@ def quantile(buckets: Mapping[int, int], part: float, maximum: int) -> int:
         if rank <= 0:
             return min(bounds(bucket)[1], maximum)
     return 0
-
-
-def largest(buckets: Iterable[int]) -> int:
-    """The most that a value in any of these buckets can be; of none, 0."""
-    return max((bounds(bucket)[1] for bucket in buckets), default=0)
 
 
 def _start(bucket: int) -> float:

@@ -63,7 +63,7 @@ def mount_main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def benchfs_main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """``benchfs mkfs | umount | status | fsck | gc | dump | restore | bench``."""
+    """``benchfs mkfs | umount | status | fsck | gc | dump | restore | bench | profile``."""
     given = _benchfs_parser().parse_args(arguments)
     try:
         code: int = given.run(given)

@@ -1,7 +1,8 @@
 """The daemon's control socket: a Unix socket for its owner, on which a client asks and is answered in JSON.
 
-Imports trio and the standard library. The protocol: the client sends one line, ``{"version": 1, "command": NAME}``,
-the daemon answers with one line, ``{"version": 1, "answer": …}`` or ``{"version": 1, "error": TEXT}``, and closes.
+Imports trio and the standard library. The protocol: the client sends one line, ``{"version": 1, "command": NAME}``
+with whatever else the command takes, the daemon answers with one line, ``{"version": 1, "answer": …}`` or
+``{"version": 1, "error": TEXT}``, and closes.
 Bounded: the length of a line, how long it may take, how many clients are served at once. Invariant: nothing that a
 client does ends the mount or keeps it waiting.
 """
@@ -41,8 +42,8 @@ class ControlError(Exception):
     """The daemon could not be asked, or had no answer."""
 
 
-Commands = Mapping[str, Callable[[], object]]
-"""What may be asked; each answers at once, with values that JSON has."""
+Commands = Mapping[str, Callable[[Mapping[str, Any]], object]]
+"""What may be asked; each is given the request, and answers at once, with values that JSON has."""
 
 
 async def serve_control(
@@ -72,8 +73,12 @@ async def serve_control(
         _remove(path)
 
 
-def ask(path: Path, command: str, timeout_s: float = 2 * TIMEOUT_S) -> dict[str, Any]:
+def ask(
+    path: Path, command: str, more: Mapping[str, object] | None = None, timeout_s: float = 2 * TIMEOUT_S
+) -> dict[str, Any]:
     """Ask the daemon at ``path``; blocks, at most about ``timeout_s``. Who answers need not be trusted.
+
+    ``more`` is what else the command takes.
 
     Raises:
         ControlError: nobody answers there, or the answer is an error or none that is understood.
@@ -81,7 +86,8 @@ def ask(path: Path, command: str, timeout_s: float = 2 * TIMEOUT_S) -> dict[str,
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise ControlError(f"{path}: not a socket")
-        reply = json.loads(_exchange(path, {"version": VERSION, "command": command}, time.monotonic() + timeout_s))
+        request = {"version": VERSION, "command": command, **(more or {})}
+        reply = json.loads(_exchange(path, request, time.monotonic() + timeout_s))
     except (OSError, ValueError, RecursionError) as error:
         raise ControlError(f"{path}: {error}") from error
     if not isinstance(reply, dict) or reply.get("version") != VERSION:
@@ -156,4 +162,4 @@ async def _reply(stream: trio.SocketStream, commands: Commands) -> dict[str, obj
         return {"error": f"version {version!r} of the protocol; this daemon speaks {VERSION}"}
     if not isinstance(name, str) or name not in commands:
         return {"error": f"unknown command {name!r}"}
-    return {"answer": commands[name]()}
+    return {"answer": commands[name](request)}

@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from benchfs_fuse import mounts
 from benchfs_fuse.control import serve_control
 from benchfs_fuse.operations import BenchFSOperations
 from benchfs_fuse.options import MountOptions
+from benchfs_fuse.profiling.asked import profile_commands
 from benchfs_fuse.tuning import raise_kernel_limits
 from benchfs_fuse.ways import Front, MountError, Way, mount
 
@@ -182,10 +183,12 @@ async def _session(
 ) -> None:
     """Answer requests until the session ends."""
 
-    def status() -> dict[str, object]:
+    def status(_: Mapping[str, object]) -> dict[str, object]:
         return {"pid": daemon.pid, "since": since, **status_of(volume), "requests": operations.profile.counts()}
 
     since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    facts = {"since": since, "since_ns": volume.meter.now_ns(), "plane": way.plane.value}
+    commands = {"status": status, **profile_commands(operations.profile, facts)}
     daemon = mounts.this_process(request.shown_source, str(request.mount_point), request.log)
 
     async def announce(nursery: trio.Nursery) -> None:
@@ -195,7 +198,7 @@ async def _session(
         raise_kernel_limits(device)
         progress.registration = await trio.to_thread.run_sync(mounts.register, daemon, device)
         if progress.registration is not None:
-            await nursery.start(serve_control, mounts.control_socket(progress.registration), {"status": status})
+            await nursery.start(serve_control, mounts.control_socket(progress.registration), commands)
         if volume.lock is not None:
             volume.lock.serving(str(request.mount_point))
         line = describe(request, volume, way)

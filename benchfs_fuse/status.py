@@ -6,6 +6,7 @@ Imports this package's ``mounts`` and ``control``.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,31 @@ class StatusError(BenchFSError):
     """The mount could not be asked."""
 
 
-def ask_status(mount_point: Path) -> dict[str, Any]:
-    """What the daemon of a mount says of itself.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The daemon of a mount, to be asked."""
+
+    mount_point: str
+    source: str
+    log: str
+    pid: int
+    socket: Path
+
+    def ask(self, command: str, **more: object) -> dict[str, Any]:
+        """Its answer. StatusError: it does not give one."""
+        try:
+            return ask(self.socket, command, more)
+        except ControlError as error:
+            raise StatusError(
+                f"{self.mount_point}: its daemon, process {self.pid}, does not answer: {error}"
+            ) from error
+
+
+def find_asked(mount_point: Path) -> Asked:
+    """The daemon of a mount.
 
     Raises:
-        StatusError: no BenchFS is mounted there, its daemon is gone, or it does not answer.
+        StatusError: no BenchFS is mounted there, or its daemon is gone.
     """
     entry = mounts.find_mount(mount_point)
     if entry is None or entry.type != mounts.FILESYSTEM_TYPE:
@@ -41,10 +62,18 @@ def ask_status(mount_point: Path) -> dict[str, Any]:
     if found is None:
         raise StatusError(f"{mount_point}: its daemon is gone or not known: unmount it with benchfs umount")
     registration, daemon = found
-    try:
-        status: dict[str, Any] = ask(mounts.control_socket(registration), "status")
-    except ControlError as error:
-        raise StatusError(f"{mount_point}: its daemon, process {daemon.pid}, does not answer: {error}") from error
+    socket = mounts.control_socket(registration)
+    return Asked(daemon.mount_point, daemon.source, daemon.log, daemon.pid, socket)
+
+
+def ask_status(mount_point: Path) -> dict[str, Any]:
+    """What the daemon of a mount says of itself.
+
+    Raises:
+        StatusError: no BenchFS is mounted there, its daemon is gone, or it does not answer.
+    """
+    daemon = find_asked(mount_point)
+    status = daemon.ask("status")
     missing = _TOLD - status.keys()
     if missing or not isinstance(status["lost_data"], list):
         raise StatusError(f"{mount_point}: its daemon is of another release, or none")

@@ -1,6 +1,6 @@
 """The commands on volumes rather than mounts: ``benchfs fsck | gc | dump | restore``: arguments, output, exit codes.
 
-Also the way to ``benchfs bench``, which is imported only when it is asked for.
+Also the way to ``benchfs bench`` and ``benchfs profile``, which are imported only when they are asked for.
 
 Imports the core and ``daemon`` for its exit codes; prints, as ``cli`` does. Invariants: what is meant for programs goes
 to stdout, progress to stderr and only if that is a terminal; a failure is one line on stderr.
@@ -13,6 +13,7 @@ import datetime
 import json
 import logging
 import os
+import signal
 import sys
 import time
 import uuid
@@ -23,7 +24,7 @@ from benchfs_core.dump import dump_lines, restore, write_dump
 from benchfs_core.findings import CODES, Finding
 from benchfs_core.fsck import Options, Repaired, check_volume, repair_volume
 from benchfs_core.garbage import SAFETY_AGE_S, collect
-from benchfs_fuse.daemon import EXIT_OK
+from benchfs_fuse.daemon import EXIT_INTERRUPTED, EXIT_OK
 from benchfs_fuse.mounts import printable
 
 FSCK_OK, FSCK_CORRECTED, FSCK_LEFT, FSCK_FAILED, FSCK_USAGE, FSCK_CANCELLED = 0, 1, 4, 8, 16, 32
@@ -70,6 +71,8 @@ def add_commands(commands: Any) -> None:
         "bench", help="measure directories, mounts among them, with the same workloads in turns"
     )
     bench.prepare = _prepare_bench
+    profile = commands.add_parser("profile", help="tell what a mount's requests cost, and where their time goes")
+    profile.prepare = _prepare_profile
 
 
 def _prepare_bench(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +80,27 @@ def _prepare_bench(parser: argparse.ArgumentParser) -> None:
 
     command.add_arguments(parser)
     parser.set_defaults(run=command.run)
+
+
+def _prepare_profile(parser: argparse.ArgumentParser) -> None:
+    from benchfs_fuse.profiling import command
+
+    command.add_arguments(parser)
+    parser.set_defaults(run=_profile)
+
+
+def _profile(given: argparse.Namespace) -> int:
+    from benchfs_fuse.profiling import command
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    try:
+        found = command.measure(Path(os.path.realpath(given.directory)), given.seconds, given.trace, as_json=given.json)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    print(found.text)
+    if found.note:
+        print(printable(found.note), file=sys.stderr)
+    return EXIT_INTERRUPTED if found.interrupted else EXIT_OK
 
 
 def _seconds(text: str) -> float:

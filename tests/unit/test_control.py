@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,11 @@ from tests.support.faults import FaultPlan, FaultyIO, Rule
 from tests.support.volumes import OWNER, open_test_volume, write_file
 
 
-def _broken() -> object:
+def _broken(_: Mapping[str, Any]) -> object:
     raise RuntimeError("a bug")
 
 
-COMMANDS = {"status": lambda: {"fine": True}, "broken": _broken}
+COMMANDS = {"status": lambda asked: {"fine": True, **asked.get("more", {})}, "broken": _broken}
 
 
 @asynccontextmanager
