@@ -143,6 +143,16 @@ class ChunkInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ChunkRange:
+    """``length`` bytes of one chunk from ``offset`` on, written or not."""
+
+    inode: InodeId
+    chunk_index: ChunkIndex
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class Credentials:
     """Who asks: the caller's effective user and group, and the permissions kept from what the caller makes."""
 

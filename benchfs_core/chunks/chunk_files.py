@@ -20,7 +20,8 @@ from typing import TypeVar
 
 import trio
 
-from benchfs_core.chunks import directories
+from benchfs_core.chunks import directories, range_calls
+from benchfs_core.chunks.chunk_ranges import ChunkRanges, find_data, find_hole
 from benchfs_core.chunks.entries import EntryLedger
 from benchfs_core.chunks.gate import Gate
 from benchfs_core.chunks.handles import ChunkHandle, HandleCache
@@ -28,7 +29,7 @@ from benchfs_core.chunks.io import ChunkIO
 from benchfs_core.chunks.store import Listed
 from benchfs_core.errors import CorruptChunk, NotBegun
 from benchfs_core.host import flush_filesystem
-from benchfs_core.types import Buffer, ChunkIndex, ChunkInfo, InodeId
+from benchfs_core.types import Buffer, ChunkIndex, ChunkInfo, ChunkRange, InodeId
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -61,6 +62,7 @@ class ChunkFiles:
         self._entries = EntryLedger(self._base, io, self._open_directory)
         self._handles = HandleCache(max_handles, self._open_chunk)
         self._gate = Gate("chunk store")
+        self._ranges = ChunkRanges(self._base, io, self._handles, self._pin_part)
 
     @property
     def handles(self) -> HandleCache:
@@ -102,6 +104,35 @@ class ChunkFiles:
         missing = length - len(data)
         assert missing >= 0
         return data if not missing else bytes(data) + bytes(missing)
+
+    async def allocate_chunk(self, part: ChunkRange) -> None:
+        """Have space for a part of the chunk; see ``ChunkStore``."""
+        self._check_span(part.offset, part.length)
+        await self._inside(partial(self._ranges.allocate, part))
+
+    async def zero_chunk(self, part: ChunkRange) -> None:
+        """Punch a hole into the chunk, or write zeros; see ``ChunkStore``."""
+        self._check_span(part.offset, part.length)
+        await self._inside(partial(self._ranges.zero, part))
+
+    async def copy_chunk(self, source: ChunkRange, target: ChunkRange) -> int:
+        """Share or copy a part of the chunk; see ``ChunkStore``."""
+        for part in (source, target):
+            self._check_span(part.offset, part.length)
+        return await self._inside(partial(self._ranges.copy, source, target))
+
+    async def find_data(
+        self, inode: InodeId, chunk_indices: Sequence[ChunkIndex], offset: int
+    ) -> tuple[ChunkIndex, int] | None:
+        """The first data, in a worker thread; see ``ChunkStore``."""
+        return await self._inside(partial(self._ranges.find, find_data, inode, chunk_indices, offset))
+
+    async def find_hole(
+        self, inode: InodeId, chunk_indices: Sequence[ChunkIndex], offset: int
+    ) -> tuple[ChunkIndex, int] | None:
+        """The first hole, in a worker thread; see ``ChunkStore``."""
+        look = partial(find_hole, chunk_size=self._chunk_size)
+        return await self._inside(partial(self._ranges.find, look, inode, chunk_indices, offset))
 
     async def fsync_chunk(self, inode: InodeId, chunk_index: ChunkIndex) -> None:
         """Flush the chunk, and its entries where they are not known to be durable; see ``ChunkStore``."""
@@ -215,6 +246,9 @@ class ChunkFiles:
         with _before_it_began():
             return await self._handles.pin(inode, chunk_index, create=create)
 
+    async def _pin_part(self, part: ChunkRange, create: bool) -> ChunkHandle | None:
+        return await self._pin(part.inode, part.chunk_index, create=create)
+
     # Flushing
 
     async def _fsync_handle(self, handle: ChunkHandle) -> None:
@@ -230,8 +264,9 @@ class ChunkFiles:
     # Cutting and deleting
 
     async def _cut_handle(self, length: int, handle: ChunkHandle) -> None:
-        if os.fstat(handle.descriptor).st_size > length:
-            await self._io.run(partial(os.ftruncate, handle.descriptor, length))
+        status = os.fstat(handle.descriptor)
+        if status.st_size > length or range_calls.has_space_beyond(status, length):
+            await self._io.run(partial(range_calls.cut, handle.descriptor, length))
         else:
             await trio.lowlevel.checkpoint()
 

@@ -14,10 +14,13 @@ import trio
 
 from benchfs_core.chunks.gate import Gate
 from benchfs_core.chunks.store import Listed
-from benchfs_core.types import BLOCK_BYTES, Buffer, ChunkIndex, ChunkInfo, InodeId
+from benchfs_core.types import BLOCK_BYTES, Buffer, ChunkIndex, ChunkInfo, ChunkRange, InodeId
 
 _SLICE = 256
 """Chunks freed between two checkpoints."""
+
+_PAGE_BYTES = 4096
+"""Pages that hold nothing but zeros count as holes."""
 
 
 class InMemoryChunkStore:
@@ -29,6 +32,8 @@ class InMemoryChunkStore:
         self._durable = durable_writes
         self._max_bytes = max_bytes
         self._files: dict[InodeId, dict[ChunkIndex, bytearray]] = {}
+        self._allocated: dict[tuple[InodeId, ChunkIndex], int] = {}
+        """Up to where there is space for chunks that may be shorter."""
         self._held_bytes = 0
         self._gate = Gate("chunk store")
 
@@ -42,14 +47,9 @@ class InMemoryChunkStore:
         await self._enter()
         if not data:
             return 0
-        chunk = self._files.get(inode, {}).get(chunk_index)
-        growth = max(0, end - (len(chunk) if chunk is not None else 0))
-        if self._max_bytes is not None and self._held_bytes + growth > self._max_bytes:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if chunk is None:
-            chunk = self._files.setdefault(inode, {}).setdefault(chunk_index, bytearray())
-        chunk.extend(bytes(growth))
-        self._held_bytes += growth
+        self._take_space(inode, chunk_index, end)
+        chunk = self._chunk(inode, chunk_index)
+        chunk.extend(bytes(max(0, end - len(chunk))))
         chunk[offset:end] = data
         assert len(chunk) <= self._chunk_size
         return len(data)
@@ -59,6 +59,60 @@ class InMemoryChunkStore:
         end = self._check_span(offset, length)
         await self._enter()
         return bytes(self._files.get(inode, {}).get(chunk_index, b"")[offset:end]).ljust(length, b"\0")
+
+    async def allocate_chunk(self, part: ChunkRange) -> None:
+        """Count the space as taken.
+
+        Raises:
+            OSError: ENOSPC, past ``max_bytes``.
+        """
+        end = self._check_span(part.offset, part.length)
+        await self._enter()
+        self._take_space(part.inode, part.chunk_index, end)
+        key = part.inode, part.chunk_index
+        self._allocated[key] = max(end, self._allocated.get(key, 0))
+        self._chunk(part.inode, part.chunk_index)
+
+    async def zero_chunk(self, part: ChunkRange) -> None:
+        """Overwrite with zeros what is there."""
+        end = self._check_span(part.offset, part.length)
+        await self._enter()
+        chunk = self._files.get(part.inode, {}).get(part.chunk_index, bytearray())
+        end = min(end, len(chunk))
+        if end > part.offset:
+            chunk[part.offset : end] = bytes(end - part.offset)
+
+    async def copy_chunk(self, source: ChunkRange, target: ChunkRange) -> int:
+        """Copy what is there up to its last byte that is not zero; the rest is a hole."""
+        self._check_span(source.offset, source.length)
+        end = self._check_span(target.offset, target.length)
+        await self._enter()
+        held = self._files.get(source.inode, {}).get(source.chunk_index, bytearray())
+        data = bytes(held[source.offset : source.offset + source.length]).rstrip(b"\0")
+        if data:
+            data_end = target.offset + len(data)
+            self._take_space(target.inode, target.chunk_index, data_end)
+            chunk = self._chunk(target.inode, target.chunk_index)
+            chunk.extend(bytes(max(0, data_end - len(chunk))))
+        chunk = self._files.get(target.inode, {}).get(target.chunk_index, bytearray())
+        end = min(end, len(chunk))
+        if end > target.offset:
+            chunk[target.offset : end] = data.ljust(end - target.offset, b"\0")
+        return len(data)
+
+    async def find_data(
+        self, inode: InodeId, chunk_indices: Sequence[ChunkIndex], offset: int
+    ) -> tuple[ChunkIndex, int] | None:
+        """The first page from there on that is not all zeros."""
+        await self._enter()
+        return self._find(inode, chunk_indices, offset, holes=False)
+
+    async def find_hole(
+        self, inode: InodeId, chunk_indices: Sequence[ChunkIndex], offset: int
+    ) -> tuple[ChunkIndex, int] | None:
+        """The first page from there on that is all zeros, or the end of a chunk."""
+        await self._enter()
+        return self._find(inode, chunk_indices, offset, holes=True)
 
     async def fsync_chunk(self, inode: InodeId, chunk_index: ChunkIndex) -> None:
         """Nothing to do."""
@@ -73,14 +127,19 @@ class InMemoryChunkStore:
         self._check_span(0, length)
         await self._enter()
         chunk = self._files.get(inode, {}).get(chunk_index)
-        if chunk is not None and len(chunk) > length:
-            self._held_bytes -= len(chunk) - length
+        if chunk is not None:
+            before = self._space(inode, chunk_index)
             del chunk[length:]
+            if self._allocated.get((inode, chunk_index), 0) > length:
+                self._allocated[inode, chunk_index] = length
+            self._held_bytes -= before - self._space(inode, chunk_index)
 
     async def delete_chunk(self, inode: InodeId, chunk_index: ChunkIndex) -> None:
         """Remove the chunk."""
         await self._enter()
-        self._held_bytes -= len(self._files.get(inode, {}).pop(chunk_index, b""))
+        self._held_bytes -= self._space(inode, chunk_index)
+        self._files.get(inode, {}).pop(chunk_index, None)
+        self._allocated.pop((inode, chunk_index), None)
 
     async def delete_file_chunks(self, inode: InodeId) -> int:
         """Remove every chunk of the inode."""
@@ -88,7 +147,10 @@ class InMemoryChunkStore:
         chunks = self._files.get(inode, {})
         count = 0
         while chunks:
-            self._held_bytes -= len(chunks.popitem()[1])
+            chunk_index = next(iter(chunks))
+            self._held_bytes -= self._space(inode, chunk_index)
+            del chunks[chunk_index]
+            self._allocated.pop((inode, chunk_index), None)
             count += 1
             if count % _SLICE == 0:
                 await trio.lowlevel.checkpoint()
@@ -116,7 +178,7 @@ class InMemoryChunkStore:
         """Describe those of the chunks that exist."""
         await self._enter()
         chunks = self._files.get(inode, {})
-        return [_describe(index, chunks[index]) for index in chunk_indices if index in chunks]
+        return [self._describe(inode, index) for index in chunk_indices if index in chunks]
 
     async def list_chunks(self, inode: InodeId) -> list[ChunkInfo]:
         """Describe every chunk of the inode."""
@@ -134,7 +196,40 @@ class InMemoryChunkStore:
         self._files.clear()
 
     def _list(self, inode: InodeId) -> list[ChunkInfo]:
-        return [_describe(index, chunk) for index, chunk in sorted(self._files.get(inode, {}).items())]
+        return [self._describe(inode, index) for index in sorted(self._files.get(inode, {}))]
+
+    def _describe(self, inode: InodeId, chunk_index: ChunkIndex) -> ChunkInfo:
+        length, space = len(self._files[inode][chunk_index]), self._space(inode, chunk_index)
+        return ChunkInfo(chunk_index, length, -(-space // BLOCK_BYTES))
+
+    def _space(self, inode: InodeId, chunk_index: ChunkIndex) -> int:
+        length = len(self._files.get(inode, {}).get(chunk_index, b""))
+        return max(length, self._allocated.get((inode, chunk_index), 0))
+
+    def _take_space(self, inode: InodeId, chunk_index: ChunkIndex, end: int) -> None:
+        growth = max(0, end - self._space(inode, chunk_index))
+        if self._max_bytes is not None and self._held_bytes + growth > self._max_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._held_bytes += growth
+
+    def _chunk(self, inode: InodeId, chunk_index: ChunkIndex) -> bytearray:
+        return self._files.setdefault(inode, {}).setdefault(chunk_index, bytearray())
+
+    def _find(
+        self, inode: InodeId, chunk_indices: Sequence[ChunkIndex], offset: int, *, holes: bool
+    ) -> tuple[ChunkIndex, int] | None:
+        for chunk_index in chunk_indices:
+            chunk = self._files.get(inode, {}).get(chunk_index, bytearray())
+            at = offset
+            while at < len(chunk):
+                page = at // _PAGE_BYTES * _PAGE_BYTES
+                if any(chunk[page : page + _PAGE_BYTES]) is not holes:
+                    return chunk_index, at
+                at = page + _PAGE_BYTES
+            if holes and (end := max(offset, len(chunk))) < self._chunk_size:
+                return chunk_index, end
+            offset = 0
+        return None
 
     def _check_span(self, offset: int, length: int) -> int:
         """The end of a span, which lies in its chunk."""
@@ -149,7 +244,3 @@ class InMemoryChunkStore:
             await trio.lowlevel.checkpoint()
         finally:
             self._gate.leave()
-
-
-def _describe(chunk_index: ChunkIndex, chunk: bytearray) -> ChunkInfo:
-    return ChunkInfo(chunk_index, len(chunk), -(-len(chunk) // BLOCK_BYTES))

@@ -4,7 +4,8 @@ Imports only ``types`` and ``errors``. Every implementation passes ``tests/contr
 
 Invariants that callers keep: a span stays inside its chunk; a chunk is not deleted, and not cut below the end of a
 request, while that request on it is under way. Invariants that stores keep: a chunk, or part of one, that was never
-written reads as zeros; ``length`` of a chunk is the end of its last written byte, at most the chunk size.
+written reads as zeros; ``length`` of a chunk is the end of its last written byte, at most the chunk size. A chunk may
+have space allocated beyond that, and one of length 0 nothing else: it says nothing about the size of its file.
 
 A store is made with ``durable_writes``: where true (``sync=write``), a write that returned survives power loss,
 with the directory entries that lead to it; where false, ``fsync_chunk`` and ``fsync_entries`` do that on request.
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
 from benchfs_core.errors import CorruptChunk
-from benchfs_core.types import Buffer, ChunkIndex, ChunkInfo, InodeId
+from benchfs_core.types import Buffer, ChunkIndex, ChunkInfo, ChunkRange, InodeId
 
 Listed: TypeAlias = list[ChunkInfo] | CorruptChunk
 """The chunks of an inode, by rising index, or why they cannot be told."""
@@ -56,8 +57,61 @@ class ChunkStore(Protocol):
         """Make durable which chunks of the inode exist: creations and deletions before the call."""
         ...
 
+    async def allocate_chunk(self, part: ChunkRange) -> None:
+        """Have space for a part of a chunk, which is made if need be: writing there will need none. Not durable.
+
+        The chunk's length and bytes stay (fallocate(2), FALLOC_FL_KEEP_SIZE).
+
+        Raises:
+            NotSupported: the filesystem below cannot do that.
+            OSError: it refused (ENOSPC, …); a part of the space may be there.
+        """
+        ...
+
+    async def zero_chunk(self, part: ChunkRange) -> None:
+        """Have a part of a chunk read as zeros, and give its space back where that can be. Never durable on return.
+
+        An absent chunk stays absent (fallocate(2), FALLOC_FL_PUNCH_HOLE). Where space was allocated beyond the chunk's
+        length, the chunk may become as long as the part reaches.
+
+        Raises:
+            OSError: as ``write_chunk``.
+        """
+        ...
+
+    async def copy_chunk(self, source: ChunkRange, target: ChunkRange) -> int:
+        """Copy a part of a chunk to a part of another, or of the same, as long; never durable on return.
+
+        Holes become holes, and space is shared where the filesystem below can (ioctl_ficlonerange(2)).
+
+        Returns:
+            How many bytes were really copied: a measure of the work.
+
+        Raises:
+            OSError: as ``read_chunk`` and ``write_chunk``; any part may be copied.
+        """
+        ...
+
+    async def find_data(
+        self, inode: InodeId, chunk_indices: Sequence[ChunkIndex], offset: int
+    ) -> tuple[ChunkIndex, int] | None:
+        """Where in these chunks, from ``offset`` in the first of them, data begins or goes on (lseek(2), SEEK_DATA).
+
+        Chunk and offset in it; None: nowhere. What is allocated and not written is a hole.
+        """
+        ...
+
+    async def find_hole(
+        self, inode: InodeId, chunk_indices: Sequence[ChunkIndex], offset: int
+    ) -> tuple[ChunkIndex, int] | None:
+        """Where a hole begins or goes on, as ``find_data``: absent chunks are, and what follows a chunk's length."""
+        ...
+
     async def truncate_chunk(self, inode: InodeId, chunk_index: ChunkIndex, length: int) -> None:
-        """Drop the chunk's bytes from ``length`` on; a shorter or absent chunk stays as it is. Not durable."""
+        """Drop the chunk's bytes from ``length`` on, and space there; a shorter or absent chunk stays. Not durable.
+
+        Where space was allocated beyond ``length``, a shorter chunk may become as long.
+        """
         ...
 
     async def delete_chunk(self, inode: InodeId, chunk_index: ChunkIndex) -> None:

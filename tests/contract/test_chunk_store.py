@@ -13,7 +13,7 @@ import trio.testing
 
 from benchfs_core.chunks.store import ChunkStore
 from benchfs_core.layout import spans
-from benchfs_core.types import Buffer, ChunkIndex, InodeId
+from benchfs_core.types import Buffer, ChunkIndex, ChunkRange, InodeId
 from tests.contract.conftest import CHUNK_SIZE, MAX_HANDLES, Opener
 
 INODE = InodeId(7)
@@ -331,3 +331,144 @@ async def test_a_random_history_against_a_model(store: ChunkStore) -> None:
                 await store.fsync_chunk(INODE, index)
     listed = await store.list_chunks(INODE)
     assert [(info.chunk_index, info.length) for info in listed] == sorted((n, len(c)) for n, c in model.items())
+
+
+def part(index: int, offset: int, length: int, inode: InodeId = INODE) -> ChunkRange:
+    return ChunkRange(inode, ChunkIndex(index), offset, length)
+
+
+async def content(store: ChunkStore, index: int = 0, inode: InodeId = INODE) -> bytes:
+    return bytes(await store.read_chunk(inode, ChunkIndex(index), 0, CHUNK_SIZE))
+
+
+async def lengths(store: ChunkStore, inode: InodeId = INODE) -> dict[int, int]:
+    return {info.chunk_index: info.length for info in await store.list_chunks(inode)}
+
+
+async def test_allocated_space_changes_neither_bytes_nor_length(store: ChunkStore) -> None:
+    await store.write_chunk(INODE, FIRST, 0, b"data")
+    await store.allocate_chunk(part(0, 0, CHUNK_SIZE))
+    await store.allocate_chunk(part(3, 8192, 4096))
+    await store.fsync_chunk(INODE, ChunkIndex(3))
+    assert await lengths(store) == {0: 4, 3: 0}
+    assert await content(store) == b"data" + bytes(CHUNK_SIZE - 4)
+    assert await content(store, 3) == bytes(CHUNK_SIZE)
+    [first, third] = await store.stat_chunks(INODE, indices(0, 3))
+    assert first.blocks >= CHUNK_SIZE // 512
+    assert third.blocks >= 4096 // 512
+    await store.write_chunk(INODE, ChunkIndex(3), 8192, b"more")
+    assert (await content(store, 3))[8192:8197] == b"more\0"
+
+
+async def test_a_cut_gives_allocated_space_back(store: ChunkStore) -> None:
+    await store.write_chunk(INODE, FIRST, 0, b"data")
+    await store.allocate_chunk(part(0, 0, CHUNK_SIZE))
+    await store.truncate_chunk(INODE, FIRST, 4)
+    [info] = await store.stat_chunks(INODE, [FIRST])
+    assert (info.length, info.blocks <= 8) == (4, True)
+    await store.allocate_chunk(part(1, 0, CHUNK_SIZE))
+    await store.truncate_chunk(INODE, ChunkIndex(1), 8192)
+    [info] = await store.stat_chunks(INODE, indices(1))
+    assert info.length in (0, 8192)
+    assert info.blocks <= 8192 // 512
+    assert await content(store, 1) == bytes(CHUNK_SIZE)
+
+
+async def test_a_zeroed_part_reads_as_zeros_and_the_rest_stays(store: ChunkStore) -> None:
+    data = Random(3).randbytes(CHUNK_SIZE - 100)
+    await store.write_chunk(INODE, FIRST, 0, data)
+    for offset, length in ((0, 10), (4000, 20000), (CHUNK_SIZE - 1000, 1000)):
+        await store.zero_chunk(part(0, offset, length))
+        end = min(offset + length, len(data))
+        data = data[:offset] + bytes(end - offset) + data[end:]
+    assert await content(store) == data.ljust(CHUNK_SIZE, b"\0")
+    assert await lengths(store) == {0: len(data)}
+    await store.fsync_chunk(INODE, FIRST)
+
+
+async def test_zeroing_makes_nothing_and_lengthens_nothing(store: ChunkStore) -> None:
+    await store.zero_chunk(part(2, 0, CHUNK_SIZE))
+    assert await lengths(store) == {}
+    await store.write_chunk(INODE, FIRST, 0, b"short")
+    await store.zero_chunk(part(0, 3, 1000))
+    assert await lengths(store) == {0: 5}
+    assert (await content(store))[:5] == b"sho\0\0"
+
+
+async def test_space_allocated_and_zeroed_reads_as_zeros(store: ChunkStore) -> None:
+    await store.allocate_chunk(part(0, 0, CHUNK_SIZE))
+    await store.zero_chunk(part(0, 0, 16384))
+    assert (await lengths(store))[0] <= 16384
+    assert await content(store) == bytes(CHUNK_SIZE)
+
+
+@pytest.mark.parametrize("shift", [0, 4096, 1000])
+async def test_a_copy_is_what_the_source_was(store: ChunkStore, shift: int) -> None:
+    data = Random(4).randbytes(CHUNK_SIZE)
+    await store.write_chunk(INODE, FIRST, 0, data)
+    await store.write_chunk(OTHER, ChunkIndex(5), 0, b"x" * 8192)
+    length = CHUNK_SIZE - shift
+    assert 0 <= await store.copy_chunk(part(0, 0, length), part(5, shift, length, OTHER)) <= length
+    await store.write_chunk(INODE, FIRST, 0, bytes(CHUNK_SIZE))  # shared space is not
+    await store.fsync_chunk(OTHER, ChunkIndex(5))
+    assert await content(store, 5, OTHER) == b"x" * shift + data[:length]
+    assert await content(store) == bytes(CHUNK_SIZE)
+
+
+async def test_a_copy_within_a_chunk(store: ChunkStore) -> None:
+    await store.write_chunk(INODE, FIRST, 0, b"a" * 4096)
+    await store.copy_chunk(part(0, 0, 4096), part(0, 8192, 4096))
+    assert (await content(store))[: 3 * 4096] == b"a" * 4096 + bytes(4096) + b"a" * 4096
+
+
+async def test_what_the_source_lacks_is_a_hole_in_the_copy(store: ChunkStore) -> None:
+    await store.write_chunk(OTHER, FIRST, 0, b"x" * 20000)
+    assert await store.copy_chunk(part(9, 0, 8192), part(0, 0, 8192, OTHER)) == 0
+    assert await content(store, 0, OTHER) == (bytes(8192) + b"x" * (20000 - 8192)).ljust(CHUNK_SIZE, b"\0")
+    assert await store.copy_chunk(part(9, 0, 8192), part(7, 0, 8192, OTHER)) == 0
+    assert await lengths(store, OTHER) == {0: 20000}
+    await store.write_chunk(INODE, FIRST, 40960, b"y" * 10)
+    await store.copy_chunk(part(0, 0, CHUNK_SIZE), part(0, 0, CHUNK_SIZE, OTHER))
+    assert await content(store, 0, OTHER) == (bytes(40960) + b"y" * 10).ljust(CHUNK_SIZE, b"\0")
+    assert await store.copy_chunk(part(0, 0, 4096), part(6, 0, 4096, OTHER)) == 0
+    assert 6 not in await lengths(store, OTHER)
+
+
+async def test_many_copies_at_once_with_few_handles(store: ChunkStore) -> None:
+    data = Random(5).randbytes(4096)
+    for index in range(3 * MAX_HANDLES):
+        await store.write_chunk(INODE, ChunkIndex(index), 0, data)
+    async with trio.open_nursery() as nursery:
+        for index in range(3 * MAX_HANDLES):
+            nursery.start_soon(store.copy_chunk, part(index, 0, 4096), part(index, 0, 4096, OTHER))
+    for index in range(3 * MAX_HANDLES):
+        assert (await content(store, index, OTHER))[:4096] == data
+
+
+async def test_data_and_holes_are_found(store: ChunkStore) -> None:
+    assert await store.find_data(INODE, indices(0, 1), 0) is None
+    assert await store.find_hole(INODE, indices(4, 5), 17) == (4, 17)
+    await store.write_chunk(INODE, FIRST, 0, b"d" * 100)
+    await store.write_chunk(INODE, ChunkIndex(1), 32768, b"d" * 32768)
+    await store.write_chunk(INODE, ChunkIndex(2), 0, b"d" * CHUNK_SIZE)
+    await store.fsync_all()
+    assert await store.find_data(INODE, indices(0, 1, 2), 7) == (0, 7)
+    assert await store.find_data(INODE, indices(0, 1, 2), 20000) == (1, 32768)
+    assert await store.find_data(INODE, indices(1, 2), 50000) == (1, 50000)
+    assert await store.find_data(INODE, indices(7, 2), 50000) == (2, 0)
+    assert await store.find_hole(INODE, indices(0, 1, 2), 5) == (0, 100)
+    assert await store.find_hole(INODE, indices(1, 2, 3), 3) == (1, 3)
+    assert await store.find_hole(INODE, indices(1, 2, 3), 40000) == (3, 0)
+    assert await store.find_hole(INODE, indices(2), 0) is None
+
+
+async def test_what_is_allocated_and_not_written_is_a_hole(store: ChunkStore) -> None:
+    await store.write_chunk(INODE, FIRST, 0, b"d" * 4096)
+    await store.allocate_chunk(part(0, 0, CHUNK_SIZE))
+    assert await store.find_hole(INODE, indices(0), 0) == (0, 4096)
+    assert await store.find_data(INODE, indices(0), 4096) is None
+
+
+async def test_more_chunks_than_are_looked_at_in_one_go(store: ChunkStore) -> None:
+    await store.write_chunk(INODE, ChunkIndex(700), 4096, b"d")
+    assert await store.find_data(INODE, [ChunkIndex(index) for index in range(701)], 9000) == (700, 4096)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from benchfs_core.chunks.store import ChunkStore, Listed
-from benchfs_core.types import Buffer, ChunkIndex, ChunkInfo, InodeId
+from benchfs_core.types import Buffer, ChunkIndex, ChunkInfo, ChunkRange, InodeId
 from tests.support.faults import FaultPlan, Rule
 
 T = TypeVar("T")
@@ -36,6 +36,25 @@ class FaultyStore:
         data = await self._inner.read_chunk(inode, chunk_index, offset, length)
         _raise(rule)
         return _corrupted(rule, data)
+
+    async def allocate_chunk(self, part: ChunkRange) -> None:
+        await self._do("allocate_chunk", part.inode, lambda: self._inner.allocate_chunk(part))
+
+    async def zero_chunk(self, part: ChunkRange) -> None:
+        await self._do("zero_chunk", part.inode, lambda: self._inner.zero_chunk(part))
+
+    async def copy_chunk(self, source: ChunkRange, target: ChunkRange) -> int:
+        return await self._do("copy_chunk", target.inode, lambda: self._inner.copy_chunk(source, target))
+
+    async def find_data(
+        self, inode: InodeId, chunk_indices: Sequence[ChunkIndex], offset: int
+    ) -> tuple[ChunkIndex, int] | None:
+        return await self._do("find_data", inode, lambda: self._inner.find_data(inode, chunk_indices, offset))
+
+    async def find_hole(
+        self, inode: InodeId, chunk_indices: Sequence[ChunkIndex], offset: int
+    ) -> tuple[ChunkIndex, int] | None:
+        return await self._do("find_hole", inode, lambda: self._inner.find_hole(inode, chunk_indices, offset))
 
     async def fsync_chunk(self, inode: InodeId, chunk_index: ChunkIndex) -> None:
         await self._flush("fsync_chunk", inode, lambda: self._inner.fsync_chunk(inode, chunk_index))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from benchfs_core.chunks.memory import InMemoryChunkStore
-from benchfs_core.types import Buffer, ChunkIndex, InodeId
+from benchfs_core.types import Buffer, ChunkIndex, ChunkRange, InodeId
 from tests.support.volumes import CHUNK_SIZE
 
 _JOURNALLED = ("create", "cut", "delete")
@@ -71,6 +71,32 @@ class LossyStore(InMemoryChunkStore):
         if self._durable:
             self._log.append(Effect("flush", inode, chunk_index))
         return written
+
+    async def allocate_chunk(self, part: ChunkRange) -> None:
+        self._created(part)
+        await super().allocate_chunk(part)
+
+    async def zero_chunk(self, part: ChunkRange) -> None:
+        await super().zero_chunk(part)
+        self._changed(part)
+
+    async def copy_chunk(self, source: ChunkRange, target: ChunkRange) -> int:
+        held = self._files.get(source.inode, {}).get(source.chunk_index, b"")
+        if any(held[source.offset : source.offset + source.length]):
+            self._created(target)
+        copied = await super().copy_chunk(source, target)
+        self._changed(target)
+        return copied
+
+    def _created(self, part: ChunkRange) -> None:
+        if part.chunk_index not in self._files.get(part.inode, {}):
+            self._log.append(Effect("create", part.inode, part.chunk_index))
+
+    def _changed(self, part: ChunkRange) -> None:
+        """Note what a part of a chunk holds now as a write: of a hole or clone any part may survive as of that."""
+        held = self._files.get(part.inode, {}).get(part.chunk_index, b"")
+        if data := bytes(held[part.offset : part.offset + part.length]):
+            self._log.append(Effect("write", part.inode, part.chunk_index, part.offset, data))
 
     async def fsync_chunk(self, inode: InodeId, chunk_index: ChunkIndex) -> None:
         await super().fsync_chunk(inode, chunk_index)

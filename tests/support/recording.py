@@ -26,7 +26,7 @@ from benchfs_core.metadata.group_commit import GroupCommit
 from benchfs_core.metadata.manager import MetadataManager
 from benchfs_core.metadata.numbers import Numbers
 from benchfs_core.superblock import create_database
-from benchfs_core.types import ROOT_INODE, Buffer, ChunkIndex, ChunkInfo, InodeId, SyncMode
+from benchfs_core.types import ROOT_INODE, Buffer, ChunkIndex, ChunkInfo, ChunkRange, InodeId, SyncMode
 from tests.support.volumes import CHUNK_SIZE, NEVER_S, OWNER, Ticks
 
 
@@ -58,6 +58,22 @@ class RecordingStore(InMemoryChunkStore):
         written = await super().write_chunk(inode, chunk_index, offset, data)
         await self._after("write_chunk", f"write {chunk_index}+{offset}")
         return written
+
+    async def allocate_chunk(self, part: ChunkRange) -> None:
+        await self._before("allocate_chunk")
+        await super().allocate_chunk(part)
+        await self._after("allocate_chunk", f"allocate {part.chunk_index}+{part.offset}")
+
+    async def zero_chunk(self, part: ChunkRange) -> None:
+        await self._before("zero_chunk")
+        await super().zero_chunk(part)
+        await self._after("zero_chunk", f"zero {part.chunk_index}+{part.offset}")
+
+    async def copy_chunk(self, source: ChunkRange, target: ChunkRange) -> int:
+        await self._before("copy_chunk")
+        copied = await super().copy_chunk(source, target)
+        await self._after("copy_chunk", f"copy {target.chunk_index}+{target.offset}")
+        return copied
 
     async def fsync_chunk(self, inode: InodeId, chunk_index: ChunkIndex) -> None:
         await self._before("fsync_chunk")
