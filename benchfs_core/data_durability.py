@@ -60,8 +60,8 @@ class DataDurability:
         async with node.mark_lock:
             if not node.cut.allows(end):
                 await self._make_cut(node)
-            if not node.dirty:
-                await self._commit.writable()
+            if not node.dirty:  # what needs no space for data shall not fail for that of a mark
+                await self._commit.writable(frees=end <= max(node.size, node.blocks * BLOCK_BYTES))
                 self._marks.mark_dirty(node.inode)
                 node.dirty = True
                 node.changed_sequence = self._commit.sequence

@@ -14,6 +14,7 @@
     │   ├── NotPermitted
     │   ├── TooManyLinks
     │   ├── FileTooLarge
+    │   ├── BeyondEnd            no data from that offset on
     │   ├── BadHandle            a handle that is not open
     │   ├── NoSuchAttribute      an xattr that is not there
     │   ├── AttributeTooLarge    an xattr value, or all of an inode's, over the limit
@@ -88,6 +89,10 @@ class TooManyLinks(FileSystemError):
 
 class FileTooLarge(FileSystemError):
     """The file would pass the size limit."""
+
+
+class BeyondEnd(FileSystemError):
+    """No data, or nothing at all, from that offset of a file on."""
 
 
 class BadHandle(FileSystemError):

@@ -16,12 +16,16 @@ import trio
 from benchfs_core.chunks.store import ChunkStore
 from benchfs_core.data_durability import DataDurability, failed_flush
 from benchfs_core.errors import FileSystemError, FileTooLarge, NotBegun
+from benchfs_core.file_allocation import FileAllocation
+from benchfs_core.file_copies import FileCopies
+from benchfs_core.file_holes import FileHoles
+from benchfs_core.file_parts import FileParts
 from benchfs_core.inline_data import InlineData
 from benchfs_core.inodes import ActiveInode
 from benchfs_core.layout import Span, spans
 from benchfs_core.metadata.group_commit import GroupCommit
 from benchfs_core.metadata.marks import Marks
-from benchfs_core.types import MAX_FILE_BYTES, Buffer, ChunkIndex
+from benchfs_core.types import BLOCK_BYTES, MAX_FILE_BYTES, Buffer, ChunkIndex
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +67,13 @@ class FileIO:
         self._chunk_size = chunk_size
         self._now_ns = now_ns
         self._now_s = now_s
+        parts = FileParts(store, marks, commit, durability, inline, chunk_size, now_ns, now_s, self._grow)
+        self.allocation = FileAllocation(parts)
+        """Space of a file, asked for and given back."""
+        self.holes = FileHoles(parts)
+        """Where a file has data."""
+        self.copies = FileCopies(parts, self.read, self._write_small, self._trim)
+        """From file to file."""
 
     async def read(self, node: ActiveInode, offset: int, length: int) -> Buffer:
         """Up to ``length`` bytes from ``offset``: fewer only at the end of the file, zeros in holes (read(2))."""
@@ -117,11 +128,7 @@ class FileIO:
         if size > MAX_FILE_BYTES:
             raise FileTooLarge(f"truncate to {size} bytes")
         async with node.data_lock.exclusive():
-            if self._inline.find(node) is not None:
-                await self._commit.writable(frees=size < node.size)
-                self._inline.truncate(node, size, self._now_ns())
-            else:
-                await self._truncate_chunks(node, size)
+            await self._resize(node, size)
         if self._durability.durable_writes:
             await self._commit.make_durable(node.changed_sequence)
 
@@ -166,6 +173,21 @@ class FileIO:
         node.size = max(node.size, end)
         node.modified(None if keep_times else self._now_ns(), self._now_s())
 
+    async def _write_small(self, node: ActiveInode, offset: int, data: Buffer, keep_times: bool) -> int:
+        return await self.write(node, offset, data, keep_times=keep_times)
+
+    async def _grow(self, node: ActiveInode, size: int) -> None:
+        async with node.data_lock.exclusive():
+            if size > node.size:
+                await self._resize(node, size)
+
+    async def _resize(self, node: ActiveInode, size: int) -> None:
+        if self._inline.find(node) is not None:
+            await self._commit.writable(frees=size < node.size)
+            self._inline.truncate(node, size, self._now_ns())
+        else:
+            await self._truncate_chunks(node, size)
+
     async def _truncate_chunks(self, node: ActiveInode, size: int) -> None:
         if node.spilled:  # what its row says is not what would be cut
             await self._durability.forget_cut(node)
@@ -180,8 +202,18 @@ class FileIO:
             self._marks.record_growth(node.inode, size, now_ns)
             node.least_size = size
             node.changed_sequence = self._commit.sequence
+        else:
+            await self._drop_allocated(node)
         node.size = size
         node.modified(now_ns, self._now_s())
+
+    async def _drop_allocated(self, node: ActiveInode) -> None:
+        """Give back what is allocated beyond the end, as other filesystems do at a truncate to the same size."""
+        await self._durability.refresh_blocks(node)
+        if node.blocks * BLOCK_BYTES > node.size:
+            await self._durability.prepare_write(node, node.size)
+            node.cut.shorten(node.size)
+            await self._durability.make_cut(node)
 
     async def _trim(self, node: ActiveInode) -> None:
         """Drop what a failed write left beyond the end of the file, lest it show when the file grows."""

@@ -33,6 +33,7 @@ from benchfs_core.metadata.group_commit import GroupCommit
 from benchfs_core.metadata.manager import MetadataManager
 from benchfs_core.mounting import Mounting
 from benchfs_core.open_files import OpenFiles
+from benchfs_core.ranges import Ranges
 from benchfs_core.types import (
     AttributeChange,
     Attributes,
@@ -69,6 +70,8 @@ class FileSystem:
         """Extended attributes and ACLs."""
         self._attribute_changes = AttributeChanges(metadata, self._changes, file_io, inodes, maintenance)
         self._open_files = OpenFiles()
+        self.ranges = Ranges(file_io, commit, self._open_files, mounting)
+        """Parts of open files: allocation, holes, copies."""
 
     @property
     def open_handles(self) -> int:
@@ -178,12 +181,19 @@ class FileSystem:
     # Files
 
     async def create(
-        self, parent: InodeId, name: bytes, mode: int, owner: Credentials, *, noatime: bool = False
+        self,
+        parent: InodeId,
+        name: bytes,
+        mode: int,
+        owner: Credentials,
+        *,
+        noatime: bool = False,
+        writes: bool = True,
     ) -> tuple[HandleId, Attributes]:
         """Make a regular file and open it (open(2), O_CREAT | O_EXCL); counted."""
         attributes = await self._make(parent, name, stat.S_IFREG | stat.S_IMODE(mode), owner, 0)
         self._inodes.add(ActiveInode.fresh(attributes, self._commit.sequence))
-        return self._open(attributes, noatime=noatime), attributes
+        return self._open(attributes, noatime=noatime, writes=writes), attributes
 
     async def create_nameless(
         self, directory: InodeId, mode: int, owner: Credentials, *, linkable: bool, noatime: bool = False
@@ -198,12 +208,15 @@ class FileSystem:
         self._inodes.remember(attributes.inode)
         self._inodes.add(ActiveInode.fresh(attributes, self._commit.sequence))
         self._inodes.made_nameless(attributes.inode, linkable=linkable)
-        return self._open(attributes, noatime=noatime), attributes
+        return self._open(attributes, noatime=noatime, writes=True), attributes
 
-    async def open(self, inode: InodeId, *, truncate: bool = False, noatime: bool = False) -> HandleId:
+    async def open(
+        self, inode: InodeId, *, truncate: bool = False, noatime: bool = False, writes: bool = True
+    ) -> HandleId:
         """Open a regular file for everything; ``truncate`` empties it first (open(2), O_TRUNC).
 
-        With ``noatime`` reading through the handle moves no atime (open(2), O_NOATIME).
+        With ``noatime`` reading through the handle moves no atime (open(2), O_NOATIME). Without ``writes`` nobody will
+        write through it, which is believed.
 
         O_APPEND is the front end's matter: it knows the size that its callers see (in FUSE the kernel does).
         """
@@ -213,7 +226,7 @@ class FileSystem:
             await self._attribute_changes.truncate(inode, 0)
         attributes = self._metadata.get(inode)
         check_regular(attributes)
-        return self._open(attributes, noatime=noatime)
+        return self._open(attributes, noatime=noatime, writes=writes)
 
     async def read(self, handle: HandleId, offset: int, length: int) -> Buffer:
         """Up to ``length`` bytes from ``offset``, fewer only at the end of the file (pread(2))."""
@@ -264,7 +277,6 @@ class FileSystem:
     async def release(self, handle: HandleId) -> None:
         """Close a file."""
         node = self._open_files.drop_file(handle)
-        node.open_count -= 1
         if node.open_count == 0:
             self._maintenance.closed(node)
             if self._inodes.released(node.inode):
@@ -322,11 +334,10 @@ class FileSystem:
         self._inodes.remember(attributes.inode)
         return attributes
 
-    def _open(self, attributes: Attributes, *, noatime: bool) -> HandleId:
+    def _open(self, attributes: Attributes, *, noatime: bool, writes: bool) -> HandleId:
         node = self._inodes.activate(attributes)
-        node.open_count += 1
         node.changed_sequence = self._commit.last_change  # fsync makes the name durable that led here
-        return self._open_files.add_file(node, noatime=noatime)
+        return self._open_files.add_file(node, noatime=noatime, writes=writes)
 
     async def _current(self, stored: Attributes) -> Attributes:
         node = self._inodes.find(stored.inode)

@@ -66,6 +66,14 @@ class InlineData:
         content = b"".join((old[:offset], bytes(max(0, offset - len(old))), data, old[end:]))
         self._store_content(node, content, max(node.size, end), now_ns)
 
+    def zero(self, node: ActiveInode, offset: int, end: int, now_ns: int | None) -> None:
+        """Have part of an inline file be zeros. After ``writable()``, before a checkpoint; None: times stay."""
+        old = node.inline
+        assert old is not None
+        end = min(end, len(old))
+        content = old if end <= offset else b"".join((old[:offset], bytes(end - offset), old[end:]))
+        self._store_content(node, content, node.size, now_ns)
+
     def truncate(self, node: ActiveInode, size: int, now_ns: int) -> None:
         """Make an inline file ``size`` bytes long. Between ``writable()`` and the next checkpoint only."""
         assert node.inline is not None

@@ -113,6 +113,7 @@ class ActiveInode:
         "times_moved",
         "unflushed",
         "unlinked",
+        "writer_count",
         "writes",
         "written",
     )
@@ -120,6 +121,8 @@ class ActiveInode:
     def __init__(self, attributes: Attributes) -> None:
         self.inode = attributes.inode
         self.open_count = 0
+        self.writer_count = 0
+        """Handles among those that may write."""
         self.idle_since_s = 0.0
         """Monotonic time of the last close, write or truncate."""
 

@@ -21,6 +21,8 @@ class OpenFile:
     node: ActiveInode
     noatime: bool
     """Whether reading through it moves no atime."""
+    writes: bool
+    """Whether it may be written through."""
     failures_told: int
     """``node.lost.failures`` when the handle was opened or its last fsync ended."""
 
@@ -36,10 +38,12 @@ class OpenFiles:
     def __len__(self) -> int:
         return len(self._files) + len(self._directories)
 
-    def add_file(self, node: ActiveInode, *, noatime: bool) -> HandleId:
-        """A new handle of a file."""
+    def add_file(self, node: ActiveInode, *, noatime: bool, writes: bool) -> HandleId:
+        """A new handle of a file, counted."""
         handle = next(self._numbers)
-        self._files[handle] = OpenFile(node, noatime, node.lost.failures)
+        self._files[handle] = OpenFile(node, noatime, writes, node.lost.failures)
+        node.open_count += 1
+        node.writer_count += writes
         return handle
 
     def add_directory(self, inode: InodeId) -> HandleId:
@@ -64,9 +68,11 @@ class OpenFiles:
 
     def drop_file(self, handle: HandleId) -> ActiveInode:
         """Close a file; return it. BadHandle."""
-        node = self.file(handle).node
+        file = self.file(handle)
         del self._files[handle]
-        return node
+        file.node.open_count -= 1
+        file.node.writer_count -= file.writes
+        return file.node
 
     def drop_directory(self, handle: HandleId) -> None:
         """Close a directory. BadHandle."""

@@ -93,7 +93,10 @@ def _recover_file(
         node.inline, node.inline_known = content, True
         node.cut.shorten(0)
         node.cut.recorded = True
-    end = max((file_end(chunk.chunk_index, chunk.length, chunk_size) for chunk in chunks), default=0)
+    written = (
+        chunk for chunk in chunks if chunk.length
+    )  # one of no length has allocated space, perhaps beyond the end
+    end = max((file_end(chunk.chunk_index, chunk.length, chunk_size) for chunk in written), default=0)
     if node.cut.pending is not None:
         end = min(end, node.cut.pending)
     node.size = max(node.size, end)

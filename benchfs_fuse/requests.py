@@ -95,7 +95,9 @@ class Requests:
         self, parent: InodeId, name: bytes, mode: int, flags: int, caller: Caller
     ) -> tuple[HandleId, Attributes]:
         """Make and open a file; ``flags`` are those of open(2)."""
-        return await self._fs.create(parent, name, mode, caller.credentials, noatime=not _reads(flags))
+        return await self._fs.create(
+            parent, name, mode, caller.credentials, noatime=not _reads(flags), writes=_writes(flags)
+        )
 
     async def create_nameless(
         self, directory: InodeId, mode: int, flags: int, caller: Caller
@@ -117,7 +119,7 @@ class Requests:
             if drops and (kept := await self.unprivileged(inode, caller)) is not None:
                 await self._fs.setattr(inode, AttributeChange(mode=kept), size=0)
                 truncate = False
-        handle = await self._fs.open(inode, truncate=truncate, noatime=not _reads(flags))
+        handle = await self._fs.open(inode, truncate=truncate, noatime=not _reads(flags), writes=_writes(flags))
         return handle, not self._fs.reading_moves_atime(handle)
 
     async def listing(self, handle: HandleId, after: int) -> Iterator[Listed]:
@@ -174,7 +176,7 @@ class Requests:
 
 def timed_filesystem(filesystem: FileSystem, meter: Meter) -> FileSystem:
     """The same filesystem, which tells the meter what is spent in it, and so not in the front end."""
-    return metered(filesystem, meter, Part.CORE, inner=("xattrs",))
+    return metered(filesystem, meter, Part.CORE, inner=("xattrs", "ranges"))
 
 
 def _groups_of(pid: int) -> list[int]:
@@ -184,6 +186,11 @@ def _groups_of(pid: int) -> list[int]:
             if line.startswith(b"Groups:"):
                 return [int(group) for group in line.split()[1:]]
     return []
+
+
+def _writes(flags: int) -> bool:
+    """Whether something may be written through a handle."""
+    return flags & os.O_ACCMODE != os.O_RDONLY
 
 
 def _reads(flags: int) -> bool:

@@ -37,6 +37,7 @@ ERRNO: dict[type[errors.FileSystemError], int] = {
     errors.NotPermitted: errno.EPERM,
     errors.TooManyLinks: errno.EMLINK,
     errors.FileTooLarge: errno.EFBIG,
+    errors.BeyondEnd: errno.ENXIO,
     errors.BadHandle: errno.EBADF,
     errors.NoSuchAttribute: errno.ENODATA,
     errors.AttributeTooLarge: errno.ENOSPC,

@@ -19,12 +19,13 @@ from benchfs_core.chunks.uring import UringDriver, explain, io_uring_available
 from benchfs_core.errors import BenchFSError
 from benchfs_core.filesystem import FileSystem
 from benchfs_core.types import AtimeMode, SyncMode
-from benchfs_fuse import session
+from benchfs_fuse import mounts, session
 from benchfs_fuse.operations import BenchFSOperations
 from benchfs_fuse.options import MountOptions, PlaneKind
 from benchfs_fuse.plane.handlers import Handlers
 from benchfs_fuse.plane.plane import MAX_REQUESTS, Plane
 from benchfs_fuse.plane.protocol import MAX_WRITE_BYTES
+from benchfs_fuse.plane.write_back import WriteBack
 from benchfs_fuse.requests import timed_filesystem
 
 _AUTO_INVAL_DATA = 1 << 12
@@ -69,10 +70,10 @@ class Front:
     """The chunk store's."""
     now_ns: Callable[[], int]
 
-    def handlers(self, filesystem: FileSystem, options: MountOptions) -> Handlers:
+    def handlers(self, filesystem: FileSystem, options: MountOptions, write_back: WriteBack) -> Handlers:
         """The plane's handlers of requests for ``filesystem``."""
         writeback_cache = options.volume.sync is SyncMode.FSYNC
-        return Handlers(filesystem, writeback_cache=writeback_cache, now_ns=self.now_ns)
+        return Handlers(filesystem, write_back, writeback_cache=writeback_cache, now_ns=self.now_ns)
 
 
 async def mount(front: Front, mount_point: Path, options: MountOptions, words: set[str]) -> Way:
@@ -115,12 +116,14 @@ async def _through_plane(front: Front, mount_point: Path, options: MountOptions,
             driver.close()
         raise
     profile = front.operations.profile
-    handlers = front.handlers(front.filesystem, options)
-    timed_handlers = front.handlers(timed_filesystem(front.filesystem, profile.meter), options)
+    write_back = WriteBack(mount_point, _device_of(mount_point))
+    handlers = front.handlers(front.filesystem, options, write_back)
+    timed_handlers = front.handlers(timed_filesystem(front.filesystem, profile.meter), options, write_back)
     planes: list[Plane] = []
 
     async def run() -> None:
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(write_back.aclose)
             ring = front.ring
             if ring is None:
                 ring = await stack.enter_async_context(Ring.open(_OWN_RING_DEPTH, driver))
@@ -134,6 +137,12 @@ async def _through_plane(front: Front, mount_point: Path, options: MountOptions,
         stop=lambda: planes[0].stop(),
         close=lambda unmount: owned.close(mount_point, unmount=unmount),
     )
+
+
+def _device_of(mount_point: Path) -> int:
+    """``st_dev`` of the mount that was just made there, without asking it; -1 where it is gone already."""
+    entry = mounts.find_mount(mount_point)
+    return -1 if entry is None else os.makedev(*map(int, entry.device.split(":")))
 
 
 def _own_driver(ring: Ring | None) -> UringDriver | None:

@@ -1,7 +1,7 @@
 """``ChunkRanges``: what stores of chunk files do with parts of chunks besides reading and writing them.
 
-Imports trio, ``io``, ``handles``, ``directories``, ``range_calls`` and ``types``. Invariants: a copy holds one pin at a
-time, and a descriptor of its own of the other chunk, of which there are ``MAX_COPIES`` at most; nothing here is durable.
+Imports trio, ``io``, ``handles``, ``directories``, ``range_calls`` and ``types``. Invariants: a copy holds one pin at
+a time, and a descriptor of its own of the other chunk, of which there are ``MAX_COPIES`` at most; nothing is durable.
 """
 
 from __future__ import annotations

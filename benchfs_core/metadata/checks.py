@@ -217,7 +217,7 @@ _RULES: tuple[tuple[str, str], ...] = (
         "size",
         """SELECT i.inode, 'size ' || i.size || ', but its chunks reach ' || max(c.chunk_index * :chunk_size + c.length)
            FROM inode i JOIN chunk c USING (inode)
-           WHERE i.link_count != 0 AND NOT EXISTS (SELECT 1 FROM dirty d WHERE d.inode = i.inode)
+           WHERE i.link_count != 0 AND c.length > 0 AND NOT EXISTS (SELECT 1 FROM dirty d WHERE d.inode = i.inode)
            GROUP BY i.inode HAVING max(c.chunk_index * :chunk_size + c.length) > i.size""",
     ),
     ("size", "SELECT inode, 'impossible size ' || size FROM inode WHERE size NOT BETWEEN 0 AND :max_file"),
@@ -393,6 +393,7 @@ class ChunkExpectation:
         least, largest = self._database.first_row(
             """SELECT ifnull(max(c.length), 0),
                  min(CASE WHEN c.chunk_index > 0 THEN (i.size - c.length) / c.chunk_index END)
-               FROM chunk c JOIN inode i USING (inode) WHERE i.inode NOT IN (SELECT inode FROM dirty)"""
+               FROM chunk c JOIN inode i USING (inode)
+               WHERE c.length > 0 AND i.inode NOT IN (SELECT inode FROM dirty)"""
         )
         return int(least), largest

@@ -139,6 +139,15 @@ class Marks:
         )
         return [ChunkInfo(ChunkIndex(index), length, blocks) for index, length, blocks in rows]
 
+    def chunk_indices(self, inode: InodeId, first: int, below: int, limit: int) -> list[ChunkIndex]:
+        """Up to ``limit`` chunks, lowest first, that rows name from ``first`` on and below ``below``."""
+        rows = self._database.execute(
+            "SELECT chunk_index FROM chunk WHERE inode = ? AND chunk_index >= ? AND chunk_index < ?"
+            " ORDER BY chunk_index LIMIT ?",
+            (inode, first, below, limit),
+        )
+        return [ChunkIndex(index) for (index,) in rows]
+
     def dirty(self) -> Iterator[DirtyMark]:
         """Every dirty mark. Read to its end before anything is changed."""
         for inode, cut in self._database.execute("SELECT inode, cut FROM dirty"):

@@ -308,7 +308,7 @@ def replace_chunk_rows(
             execute("DELETE FROM chunk WHERE inode = ?", (inode,))
             for chunk in chunks:
                 execute("INSERT INTO chunk VALUES (?, ?, ?, ?)", (inode, chunk.chunk_index, chunk.length, chunk.blocks))
-            end = max((chunk.chunk_index * chunk_size + chunk.length for chunk in chunks), default=0)
+            end = max((chunk.chunk_index * chunk_size + chunk.length for chunk in chunks if chunk.length), default=0)
             execute("UPDATE inode SET size = max(size, ?) WHERE inode = ?", (end, inode))
             execute(
                 f"UPDATE inode SET blocks = (SELECT ifnull(sum(blocks), 0) FROM ({ALLOCATED}) WHERE inode = ?1)"

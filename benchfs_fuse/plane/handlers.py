@@ -17,6 +17,8 @@ from benchfs_fuse.plane import protocol, replies
 from benchfs_fuse.plane.answering import Handler, Refused, Reply, caller_of
 from benchfs_fuse.plane.attributes import AttributeHandlers
 from benchfs_fuse.plane.protocol import Opcode, Request, SetattrField, fixed, names
+from benchfs_fuse.plane.ranges import RangeHandlers
+from benchfs_fuse.plane.write_back import WriteBack
 from benchfs_fuse.requests import Requests
 
 _XATTR_CREATE, _XATTR_REPLACE = 1, 2
@@ -27,8 +29,10 @@ _TIME_LIMIT_NS = (1 << 63) - 1
 class Handlers:
     """The handlers of one mount, by opcode, with the names under which they are counted."""
 
-    def __init__(self, filesystem: FileSystem, *, writeback_cache: bool, now_ns: Callable[[], int]) -> None:
-        """``now_ns``: the wall clock, for UTIME_NOW."""
+    def __init__(
+        self, filesystem: FileSystem, write_back: WriteBack, *, writeback_cache: bool, now_ns: Callable[[], int]
+    ) -> None:
+        """``write_back`` has the kernel do that; ``now_ns``: the wall clock, for UTIME_NOW."""
         self._fs = filesystem
         self._requests = Requests(filesystem, writeback_cache=writeback_cache)
         self._keep_times = writeback_cache
@@ -41,6 +45,7 @@ class Handlers:
                 **self._of_files(),
                 **self._of_directories(),
                 **AttributeHandlers(filesystem).table,
+                **RangeHandlers(filesystem, write_back, writeback_cache=writeback_cache).table,
             }.items()
         }
 

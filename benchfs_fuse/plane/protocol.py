@@ -51,11 +51,15 @@ class Opcode(enum.IntEnum):
     INTERRUPT = 36
     DESTROY = 38
     BATCH_FORGET = 42
+    FALLOCATE = 43
     READDIRPLUS = 44
     RENAME2 = 45
+    LSEEK = 46
+    COPY_FILE_RANGE = 47
     SYNCFS = 50
     TMPFILE = 51
     STATX = 52
+    COPY_FILE_RANGE_64 = 53
 
 
 IN_HEADER = struct.Struct("<IIQQIIIHH")
@@ -97,6 +101,12 @@ SETXATTR_IN = struct.Struct("<II")
 """``fuse_setxattr_in`` as it is without SETXATTR_EXT (8): size, flags."""
 GETXATTR_IN = struct.Struct("<I4x")
 """``fuse_getxattr_in`` (8): size; LISTXATTR has it, too."""
+FALLOCATE_IN = struct.Struct("<QqqI4x")
+"""``fuse_fallocate_in`` (32): fh, offset, length, mode."""
+LSEEK_IN = struct.Struct("<QqI4x")
+"""``fuse_lseek_in`` (24): fh, offset, whence."""
+COPY_FILE_RANGE_IN = struct.Struct("<QqQQqQQ")
+"""``fuse_copy_file_range_in`` (56): fh_in, off_in, nodeid_out, fh_out, off_out, len, flags."""
 FORGET_IN = struct.Struct("<Q")
 """``fuse_forget_in`` (8): nlookup."""
 BATCH_FORGET_IN = struct.Struct("<I4x")

@@ -31,6 +31,8 @@ OPEN_OUT = struct.Struct("<QI4x")
 """``fuse_open_out`` (16): fh, open_flags."""
 WRITE_OUT = struct.Struct("<I4x")
 """``fuse_write_out`` (8): size."""
+LSEEK_OUT = struct.Struct("<Q")
+"""``fuse_lseek_out`` (8): offset; ``fuse_copy_file_range_out`` (Linux 6.18) is the same with bytes_copied."""
 STATFS_OUT = struct.Struct("<QQQQQIII4x24x")
 """``fuse_statfs_out`` (80): blocks, bfree, bavail, files, ffree, bsize, namelen, frsize."""
 GETXATTR_OUT = struct.Struct("<I4x")

@@ -27,6 +27,7 @@ from benchfs_fuse.plane.device import MAX_READS
 from benchfs_fuse.plane.handlers import Handlers
 from benchfs_fuse.plane.plane import MAX_REQUESTS, Plane
 from benchfs_fuse.plane.protocol import IN_HEADER, Opcode
+from benchfs_fuse.plane.write_back import WriteBack
 from benchfs_fuse.requests import timed_filesystem
 from tests.support.faults import FaultPlan, FaultyDriver, Rule
 
@@ -99,10 +100,11 @@ async def serving(
     for end in (kernel_end, device, far):
         end.setblocking(False)
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+    write_back = WriteBack(Path("/"), -1)
     profile = Profile(volume.meter)
-    handlers = Handlers(volume.filesystem, writeback_cache=False, now_ns=lambda: 0)
+    handlers = Handlers(volume.filesystem, write_back, writeback_cache=False, now_ns=lambda: 0)
     filesystem = timed_filesystem(volume.filesystem, volume.meter)
-    timed_handlers = Handlers(filesystem, writeback_cache=False, now_ns=lambda: 0)
+    timed_handlers = Handlers(filesystem, write_back, writeback_cache=False, now_ns=lambda: 0)
     with kernel_end, device, far, near:
         async with Ring.open(32, driver) as ring, trio.open_nursery() as nursery:
             plane = Plane(volume.ring or ring, device.fileno(), near, handlers, timed_handlers, profile)

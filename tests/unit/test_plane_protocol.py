@@ -29,7 +29,7 @@ from benchfs_fuse.plane.protocol import (
 )
 
 HEADER = Path("/usr/include/linux/fuse.h")
-NEWER = {"SYNCFS", "STATX"}
+NEWER = {"SYNCFS", "STATX", "COPY_FILE_RANGE_64"}
 """Opcodes that the header of an older system has not."""
 
 SIZES = {
@@ -53,6 +53,10 @@ SIZES = {
     "fuse_batch_forget_in": protocol.BATCH_FORGET_IN.size,
     "fuse_forget_one": protocol.FORGET_ONE.size,
     "fuse_interrupt_in": protocol.INTERRUPT_IN.size,
+    "fuse_fallocate_in": protocol.FALLOCATE_IN.size,
+    "fuse_lseek_in": protocol.LSEEK_IN.size,
+    "fuse_copy_file_range_in": protocol.COPY_FILE_RANGE_IN.size,
+    "fuse_lseek_out": replies.LSEEK_OUT.size,
     "fuse_attr_out": replies.ATTR_OUT.size,
     "fuse_entry_out": replies.ENTRY_OUT.size,
     "fuse_open_out": replies.OPEN_OUT.size,
