@@ -14,6 +14,7 @@ import platform
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -51,9 +52,13 @@ class WriteBack:
         """
         if _kernel() < _SINCE:
             raise CannotWriteBack(f"it takes Linux {'.'.join(map(str, _SINCE))}")
+        request = REQUEST.pack(inode, start, 0 if end >= MAX_FILE_BYTES else end - start)
         async with self._turn:
-            length = 0 if end >= MAX_FILE_BYTES else end - start
-            number = await self._ask(REQUEST.pack(inode, start, length))
+            number = await self._ask(request)
+            if number is None:  # somebody ended the process, as the kernel does for want of memory
+                number = await self._ask(request)
+        if number is None:
+            raise CannotWriteBack("the process for it ends before it answers")
         if number in (errno.EPERM, errno.EACCES, errno.ESTALE, errno.ENODEV, errno.EOPNOTSUPP):
             raise CannotWriteBack(os.strerror(number))
         if number:
@@ -70,22 +75,24 @@ class WriteBack:
                 if stream is not None:
                     await trio.aclose_forcefully(stream)
 
-    async def _ask(self, request: bytes) -> int:
+    async def _ask(self, request: bytes) -> int | None:
+        """The answer, an errno; None where the process has ended."""
         try:
             if self._process is None:
                 self._process = await trio.lowlevel.open_process(
                     self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
                 )
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
+        except OSError as error:
+            raise CannotWriteBack(f"no process for it: {error}") from error
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        answer = b""
+        with suppress(trio.BrokenResourceError):
             await self._process.stdin.send_all(request)
             answer = bytes(await self._process.stdout.receive_some(ANSWER.size))
-        except (OSError, trio.BrokenResourceError) as error:
-            await self.aclose()
-            raise CannotWriteBack(f"no process for it: {error}") from error
         if len(answer) != ANSWER.size:
             await self.aclose()
-            raise CannotWriteBack("the process for it has ended")
+            return None
         return int(ANSWER.unpack(answer)[0])
 
 
