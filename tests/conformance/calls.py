@@ -68,6 +68,10 @@ def utimensat(name: str | int, atime: tuple[int, int], mtime: tuple[int, int], *
         _checked(_libc.utimensat(_AT_FDCWD, os.fsencode(name), times, flags))
 
 
+KEEP_SIZE, PUNCH_HOLE, COLLAPSE_RANGE, ZERO_RANGE, INSERT_RANGE = 1, 2, 8, 16, 32
+"""Modes of fallocate(2)."""
+
+
 def fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
     """fallocate(2)."""
     _checked(_libc.fallocate(descriptor, mode, ctypes.c_long(offset), ctypes.c_long(length)))

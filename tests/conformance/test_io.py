@@ -6,7 +6,7 @@ import fcntl
 import mmap
 import os
 import signal
-from errno import EBADF, EFAULT, EINVAL, ENXIO, EOPNOTSUPP
+from errno import EBADF, EFAULT, EINVAL, EOPNOTSUPP
 from pathlib import Path
 
 import pytest
@@ -49,28 +49,6 @@ def offsets_are_moved_by_seek_set_cur_and_end(world: World) -> None:
     fails(EINVAL, os.lseek, descriptor, -13, os.SEEK_END)
     fails(EINVAL, os.lseek, descriptor, 0, 99)
     os.close(descriptor)
-
-
-def _holes(hole: int, data: int, world: World) -> None:
-    descriptor = os.open("file", os.O_CREAT | os.O_RDWR)
-    os.ftruncate(descriptor, 1 << 20)
-    os.pwrite(descriptor, bytes(4096), 1 << 19)
-    os.fsync(descriptor)
-    assert os.lseek(descriptor, 0, os.SEEK_HOLE) == hole
-    assert os.lseek(descriptor, 0, os.SEEK_DATA) == data
-    assert os.lseek(descriptor, (1 << 19) + 4095, os.SEEK_DATA) == (1 << 19) + 4095
-    fails(ENXIO, os.lseek, descriptor, 1 << 20, os.SEEK_DATA)
-    fails(ENXIO, os.lseek, descriptor, 1 << 20, os.SEEK_HOLE)
-    os.close(descriptor)
-
-
-rules.add(
-    "SEEK_HOLE and SEEK_DATA find holes",
-    "lseek(2)",
-    lambda world: _holes(0, 1 << 19, world),
-    differs="answered as for a file without holes, which lseek(2) allows",
-    benchfs=lambda world: _holes(1 << 20, 0, world),
-)
 
 
 @rules("readv(2), preadv2(2)")

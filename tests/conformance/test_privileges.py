@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 
+from tests.conformance.calls import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 from tests.conformance.world import (
     MEMBER,
     OTHER,
@@ -89,6 +90,12 @@ def _send() -> None:
     assert os.sendfile(target, source, 0, 7) == 7
 
 
+def _fallocate(mode: int) -> None:
+    descriptor = os.open("x", os.O_WRONLY)
+    fallocate(descriptor, mode, 0, 5000)
+    os.close(descriptor)
+
+
 CHANGES: dict[str, Callable[[], object]] = {
     "write": _write,
     "write with O_APPEND": _append,
@@ -100,6 +107,10 @@ CHANGES: dict[str, Callable[[], object]] = {
     "open with O_CREAT and O_TRUNC": lambda: opened("x", os.O_WRONLY | os.O_TRUNC | os.O_CREAT),
     "copy_file_range": _copy,
     "sendfile": _send,
+    "fallocate": lambda: _fallocate(0),
+    "fallocate that keeps the size": lambda: _fallocate(KEEP_SIZE),
+    "punching a hole": lambda: _fallocate(KEEP_SIZE | PUNCH_HOLE),
+    "zeroing a range": lambda: _fallocate(ZERO_RANGE),
 }
 
 

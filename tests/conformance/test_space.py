@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import resource
 import signal
-from errno import EFBIG, EINVAL, EOPNOTSUPP
+from errno import EFBIG, EINVAL
 from pathlib import Path
 
 import pytest
 
-from tests.conformance.calls import fallocate
 from tests.conformance.world import Rule, Rules, World, fails, write
 from tests.support.mounting import run
 
@@ -183,31 +182,8 @@ def sizes_that_are_no_sizes(world: World) -> None:
     assert os.stat("file").st_size == 7
 
 
-def _preallocates(world: World) -> None:
-    descriptor = os.open("file", os.O_CREAT | os.O_RDWR)
-    fallocate(descriptor, 0, 0, 100 * KIB)
-    assert os.fstat(descriptor).st_size == 100 * KIB
-    os.close(descriptor)
-
-
-def _refuses_to_preallocate(world: World) -> None:
-    descriptor = os.open("file", os.O_CREAT | os.O_RDWR)
-    fails(EOPNOTSUPP, fallocate, descriptor, 0, 0, 100 * KIB)
-    assert os.fstat(descriptor).st_size == 0
-    os.close(descriptor)
-
-
-rules.add(
-    "fallocate gives space",
-    "fallocate(2)",
-    _preallocates,
-    differs="not supported yet; programs fall back",
-    benchfs=_refuses_to_preallocate,
-)
-
-
 @rules("posix_fallocate(3)")
-def posix_fallocate_works_by_writing_if_need_be(world: World) -> None:
+def posix_fallocate_gives_space(world: World) -> None:
     with open("file", "x+b", buffering=0) as stream:
         stream.write(b"here")
         os.posix_fallocate(stream.fileno(), 0, 100 * KIB)
