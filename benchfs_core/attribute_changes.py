@@ -7,7 +7,6 @@ the next checkpoint, in the row and, of a file in use, in memory alike.
 from __future__ import annotations
 
 import stat
-from dataclasses import replace
 
 from benchfs_core.changes import Changes
 from benchfs_core.errors import InvalidArgument, IsADirectory
@@ -48,9 +47,9 @@ class AttributeChanges:
             await self.truncate(inode, size)
             await self._changes.allowed(frees=True)
         if change.ctime_ns is None:
-            change = replace(change, ctime_ns=self._changes.now_ns())
+            change = change._replace(ctime_ns=self._changes.now_ns())
         if change.mode is not None:
-            change = replace(change, mode=stat.S_IFMT(self._metadata.get(inode).mode) | stat.S_IMODE(change.mode))
+            change = change._replace(mode=stat.S_IFMT(self._metadata.get(inode).mode) | stat.S_IMODE(change.mode))
         if size is None or change.names_something:
             self._metadata.set_attributes(inode, change)
             self._changes.made_by(inode, change)

@@ -15,7 +15,6 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 
 from benchfs_core.attribute_changes import AttributeChanges, check_regular
 from benchfs_core.changes import Changes
@@ -352,7 +351,7 @@ class FileSystem:
         find = self._inodes.find
         for entry in self._metadata.readdir(directory, after_cookie):
             node = find(entry.attributes.inode)
-            yield entry if node is None else replace(entry, attributes=node.overlay(entry.attributes))
+            yield entry if node is None else entry._replace(attributes=node.overlay(entry.attributes))
 
     def _after_removal(self, attributes: Attributes, ctime_ns: int) -> None:
         self._changes.made(attributes.inode, ctime_ns)

@@ -7,8 +7,6 @@ by what is open and by what is dirty (``maintenance`` cleans), the lookup counts
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import trio
 
 from benchfs_core.locks import SharedLock
@@ -103,7 +101,7 @@ class ActiveInode:
         "inode",
         "least_size",
         "lost",
-        "mark_lock",
+        "_mark_lock",
         "mark_sequence",
         "mtime_ns",
         "open_count",
@@ -163,7 +161,7 @@ class ActiveInode:
         """What was written and may be lost, until it is written again."""
 
         self.data_lock = SharedLock()
-        self.mark_lock = trio.Lock()
+        self._mark_lock: trio.Lock | None = None
         self.flush: SharedFlush | None = None
         """Flushes under way, made on demand."""
 
@@ -196,6 +194,13 @@ class ActiveInode:
         return node
 
     @property
+    def mark_lock(self) -> trio.Lock:
+        """Held by who marks it dirty or clean; made on demand, as most of those that are opened never need it."""
+        if self._mark_lock is None:
+            self._mark_lock = trio.Lock()
+        return self._mark_lock
+
+    @property
     def droppable(self) -> bool:
         """Whether the row says everything, and nobody uses this."""
         return not (self.open_count or self.dirty or self.times_moved) and self.data_lock.idle
@@ -224,8 +229,7 @@ class ActiveInode:
 
     def overlay(self, stored: Attributes) -> Attributes:
         """``stored`` with what is newer here."""
-        return replace(
-            stored,
+        return stored._replace(
             size=self.size,
             blocks=self.blocks,
             atime_ns=self.atime_ns,

@@ -190,6 +190,7 @@ async def _serve(storage: _Storage, source: Path, options: VolumeOptions, clocks
     filesystem = FileSystem(metadata, commit, file_io, inodes, maintenance, mounting, clocks.now_ns)
     recovered = await recover(storage.store, metadata, numbers, inodes, chunk_size, read_only=options.read_only)
     if not options.read_only:
+        database.hold_snapshot()
         await commit.writable(frees=True)  # reserves numbers: along with what recovery noted, durably
     volume = Volume(
         *(filesystem, storage.superblock, storage.kind, storage.note, recovered, maintenance, storage.lock),

@@ -10,7 +10,6 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from benchfs_core.acl import ACCESS
@@ -27,8 +26,7 @@ _DOT, _DOT_DOT = 1, 2
 """Cookies of `.` and `..`, below those of any entry."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """Who asks: effective user and group, thread, and the umask where the request has one."""
 
     uid: int
@@ -78,7 +76,7 @@ class Requests:
         if size is None:
             return await self._fs.setattr(inode, change, late_times=self._writeback_cache)
         if drops and (kept := await self.unprivileged(inode, caller)) is not None:
-            change = replace(change, mode=kept)
+            change = change._replace(mode=kept)
         return await self._fs.setattr(inode, change, size)
 
     async def setxattr(self, inode: InodeId, name: bytes, value: bytes, caller: Caller) -> None:

@@ -217,6 +217,11 @@ class Ring:
         self._reap()
         return may_retry and self._queue.can_submit and self._queue.broken is None
 
+    @property
+    def descriptor(self) -> int:
+        """The ring's descriptor: readable while there are completions to take."""
+        return self._driver.ring_descriptor
+
     async def wait_ready(self) -> None:
         """Wait until there are completions to take. A checkpoint."""
         await trio.lowlevel.wait_readable(self._driver.ring_descriptor)

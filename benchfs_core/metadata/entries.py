@@ -51,7 +51,7 @@ class Entries:
         cursor = self._execute(_READDIR, (directory, after_cookie))
         try:
             for cookie, name, *columns in cursor:
-                yield DirectoryEntry(cookie, name, Attributes(*columns))
+                yield DirectoryEntry(cookie, name, Attributes._make(columns))
         finally:
             cursor.close()
 
@@ -83,7 +83,7 @@ class Entries:
     def find(self, parent: InodeId, name: bytes) -> Attributes | None:
         """What an entry leads to; None if there is none of that name."""
         row = self._execute(_LOOKUP, (parent, name)).fetchone()
-        return None if row is None else Attributes(*row)
+        return None if row is None else Attributes._make(row)
 
     def check_empty(self, directory: InodeId) -> None:
         """DirectoryNotEmpty: it has entries."""

@@ -2,7 +2,8 @@
 
 Imports trio; SQL stays in ``database``. Invariants: a transaction counts as durable only after a flush of the WAL that
 began after its commit; a failed commit or flush ends all changing (DESIGN: the mount turns read-only); while a WAL
-checkpoint catches up, no transaction begins, which is what lets SQLite reuse the WAL from its start.
+checkpoint catches up, no transaction begins that changes anything, and what was read by then is read anew, which is
+what lets SQLite reuse the WAL from its start.
 """
 
 from __future__ import annotations
@@ -172,6 +173,7 @@ class GroupCommit:
             await self.commit()
             if await trio.to_thread.run_sync(self._checkpointer.run):
                 self._database.wal_saved_bytes = self._database.wal_bytes
+            self._database.end_snapshot()
             if self._space is not None:
                 self._space.refresh()
             self._no_space = None

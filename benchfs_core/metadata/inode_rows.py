@@ -35,7 +35,7 @@ class InodeRows:
         row = self._execute(_GET, (inode,)).fetchone()
         if row is None:
             raise NoSuchEntry(f"inode {inode}")
-        return Attributes(*row)
+        return Attributes._make(row)
 
     def insert(self, attributes: Attributes, parent: InodeId | None) -> None:
         """Add an inode; ``parent`` is the directory that a directory lies in, None for anything else."""

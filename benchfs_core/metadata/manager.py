@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
-from dataclasses import replace
 
 from benchfs_core.errors import (
     DirectoryNotEmpty,
@@ -321,7 +320,7 @@ class MetadataManager:
             mode, acls = self.acls.starting_mode(directory, mode, owner.umask)
         attributes = new_attributes(self._numbers.take(), mode, owner, directory, now_ns, rdev, size)
         if link_count is not None:
-            attributes = replace(attributes, link_count=link_count)
+            attributes = attributes._replace(link_count=link_count)
         self._inodes.insert(attributes, directory.inode if stat.S_ISDIR(mode) else None)
         for xattr, value in acls:
             self.xattrs.put(attributes.inode, xattr, value)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import select
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -31,7 +33,10 @@ One request wakes them all, and all but one in vain, so there are no more than r
 """
 
 _PROBE_AFTER = 16
-"""After so many requests that came one by one, two reads are outstanding for once."""
+"""After so many requests that were taken one by one, it is looked whether a second one is there."""
+
+PATIENCE_MS = 1
+"""How long to wait in poll(2) for the next request after one that came alone, before the event loop is asked."""
 
 MAX_SLOTS = 16
 """Most slots. More than ``MAX_READS`` are there only while large writes are under way, each from a slot's buffer."""
@@ -61,22 +66,28 @@ class Slot:
 
 
 class Device:
-    """One session's /dev/fuse; the ring must be driven by whoever ``arrived`` belongs to."""
+    """One session's /dev/fuse: the source of a ``Dispatcher``, which drives the ring."""
 
-    def __init__(self, ring: Ring, descriptor: int, arrived: Callable[[Slot], None], now_ns: Callable[[], int]) -> None:
-        """``descriptor`` is non-blocking and stays the caller's to close; ``arrived`` is told of each request."""
+    def __init__(self, ring: Ring, descriptor: int, now_ns: Callable[[], int]) -> None:
+        """``descriptor`` is non-blocking and stays the caller's to close; ``now_ns``: the clock of arrivals."""
         self._now_ns = now_ns
         self._ring = ring
         self._descriptor = descriptor
-        self._arrived = arrived
+        self.arrived: deque[Slot] = deque()
+        """Requests that nobody has taken."""
         self._slots: list[Slot] = []
         self._free: list[Slot] = []
         self._reading = 0
         """Slots whose read is outstanding."""
         self._wanted = 1
-        """How many are to be."""
+        """How many are to be; 1: requests come one by one, and are taken past the ring while they do."""
+        self._listening = False
+        """Whether somebody waits for the ring to tell of the next request."""
         self._alone = 0
         """Requests since there was last more than one at a time."""
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
+        self._poll.register(ring.descriptor, select.POLLIN)
         self._idle = trio.lowlevel.ParkingLot()
         self.failure: OSError | None = None
         """Why reading ended, where it was not by unmounting."""
@@ -88,24 +99,68 @@ class Device:
         """How many reads are to be outstanding."""
         return self._wanted
 
-    def start(self) -> None:
-        """Begin to take requests. Not a checkpoint."""
-        while self._reading < self._wanted and not self.ended.is_set():
-            if self._free:
-                slot = self._free.pop()
-            elif len(self._slots) < MAX_SLOTS:
-                slot = Slot()
-                vectors = Vectors(slot.head, slot.tail)
-                slot.posted = Posted(self._descriptor, vectors, partial(self._done, slot), writes=False)
-                self._slots.append(slot)
-            else:
-                return
+    def listen(self) -> None:
+        """See to it that the ring becomes ready when a request arrives. Not a checkpoint."""
+        self._listening = True
+        while self._reading < self._wanted and not self.ended.is_set() and (slot := self._unused()) is not None:
             self._reading += 1
             self._ring.post(slot.posted)
 
+    def stop_listening(self) -> None:
+        """Nobody waits for the ring now: who asks for the next request will say so. Not a checkpoint."""
+        self._listening = False
+
+    def _unused(self) -> Slot | None:
+        if self._free:
+            return self._free.pop()
+        if len(self._slots) == MAX_SLOTS:
+            return None
+        slot = Slot()
+        slot.posted = Posted(self._descriptor, Vectors(slot.head, slot.tail), partial(self._done, slot), writes=False)
+        self._slots.append(slot)
+        return slot
+
+    def take(self) -> bool:
+        """Take the next request past the ring, where they come one by one: blocks for ``PATIENCE_MS`` at most.
+
+        Returns:
+            Whether a request came or something in the ring is complete.
+        """
+        if self._wanted > 1 or self._reading or self.ended.is_set():
+            return False
+        if not (ready := self._poll.poll(PATIENCE_MS)):
+            return False
+        if ready[0][0] == self._descriptor and self._take_one():
+            self._alone += 1
+            if self._alone >= _PROBE_AFTER:
+                self._alone = 0
+                if self._take_one():
+                    self._wanted = 2
+        return True
+
+    def _take_one(self) -> bool:
+        if (slot := self._unused()) is None:
+            return False
+        try:
+            slot.length = os.readv(self._descriptor, (slot.head, slot.tail))
+        except OSError as error:
+            self._free.append(slot)
+            if error.errno not in _AGAIN:
+                self._end(error.errno or errno.EIO)
+            return False
+        if not slot.length:
+            self._free.append(slot)
+            self._end(0)
+            return False
+        slot.arrived_ns = self._now_ns()
+        self.arrived.append(slot)
+        return True
+
     def give_back(self, slot: Slot) -> None:
         """The request in the slot has been taken, with its data: the next one may be read into it."""
-        if self._reading < self._wanted and not self.ended.is_set():
+        if (
+            self._reading < self._wanted and (self._wanted > 1 or self._listening) and not self.ended.is_set()
+        ):  # with one at a time only for who found no slot: the next request is taken past the ring
             self._reading += 1
             self._ring.post(slot.posted)
         else:
@@ -119,12 +174,8 @@ class Device:
                 self._wanted *= 2
         elif self._wanted > 1:
             self._wanted //= 2
-        else:
-            self._alone += 1
-            if self._alone >= _PROBE_AFTER:
-                self._alone = 0
-                self._wanted = 2
-        self.start()
+        if self._wanted > 1:
+            self.listen()
 
     async def stop(self) -> None:
         """Take no more requests; on return the kernel writes to no buffer. Cannot be cancelled."""
@@ -141,7 +192,7 @@ class Device:
             self.send(b"".join((replies.head(unique, len(body)), body)))
         else:
             data = bytes(body) if isinstance(body, memoryview) else body
-            self._send(Vectors(replies.head(unique, len(body)), data))
+            self._send(replies.head(unique, len(body)), data)
 
     def refuse(self, unique: int, number: int) -> None:
         """Answer with an errno. Not a checkpoint."""
@@ -149,36 +200,50 @@ class Device:
 
     def send(self, message: bytes) -> None:
         """Write a whole message. Not a checkpoint."""
-        self._send(Vectors(message))
+        self._send(message)
 
-    def _send(self, vectors: Vectors) -> None:
-        self._ring.post(Posted(self._descriptor, vectors, partial(self._sent, vectors), writes=True))
-
-    def _sent(self, vectors: Vectors, result: int) -> None:
-        if result == -errno.EAGAIN or result == -errno.EINTR:
-            self._send(vectors)
+    def _send(self, *parts: bytes | bytearray) -> None:
+        if self._wanted > 1:
+            self._post(Vectors(*parts))
             return
-        if result != vectors.length and -result not in _GONE:
-            what = os.strerror(-result) if result < 0 else f"{result} bytes taken"
-            log.error("a reply of %d bytes to the kernel: %s", vectors.length, what)
-        if type(data := vectors.buffers[-1]) is bytearray:
+        try:
+            result = os.writev(self._descriptor, parts)
+        except OSError as error:
+            result = -(error.errno or errno.EIO)
+        self._sent(parts, result)
+
+    def _post(self, vectors: Vectors) -> None:
+        self._ring.post(Posted(self._descriptor, vectors, partial(self._sent, vectors.buffers), writes=True))
+
+    def _sent(self, parts: tuple[bytes | bytearray, ...], result: int) -> None:
+        length = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+        if result != length:
+            if result == -errno.EAGAIN or result == -errno.EINTR:
+                self._post(Vectors(*parts))
+                return
+            if -result not in _GONE:
+                what = os.strerror(-result) if result < 0 else f"{result} bytes taken"
+                log.error("a reply of %d bytes to the kernel: %s", length, what)
+        if type(data := parts[-1]) is bytearray:
             self._ring.buffers.give(data)
 
     def _done(self, slot: Slot, result: int) -> None:
-        if result > 0:
-            self._reading -= 1
-            slot.length = result
-            slot.arrived_ns = self._now_ns()
-            self._arrived(slot)
-        elif not self.ended.is_set() and -result in _AGAIN:
+        if result <= 0 and not self.ended.is_set() and -result in _AGAIN:
             self._ring.post(slot.posted)
             return
-        else:
-            self._reading -= 1
-            if not self.ended.is_set():
-                if -result != errno.ENODEV:
-                    number = -result or errno.EIO
-                    self.failure = OSError(number, f"reading /dev/fuse: {os.strerror(number)}")
-                self.ended.set()
+        self._reading -= 1
+        if result > 0:
+            slot.length = result
+            slot.arrived_ns = self._now_ns()
+            self.arrived.append(slot)
+        elif not self.ended.is_set():
+            self._end(-result)
         if not self._reading:
             self._idle.unpark_all()
+
+    def _end(self, number: int) -> None:
+        """No more requests come: for this errno, or 0 where a read returned nothing."""
+        if number != errno.ENODEV:
+            number = number or errno.EIO
+            self.failure = OSError(number, f"reading /dev/fuse: {os.strerror(number)}")
+        self.ended.set()

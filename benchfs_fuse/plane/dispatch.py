@@ -21,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from functools import partial
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import trio
 
@@ -59,26 +59,45 @@ class _Hosted:
                 return
 
 
-class Dispatcher(Generic[T]):
-    """Runs one coroutine for each item of ``fresh``."""
+class Source(Protocol[T]):
+    """Where items come from: through the ring, or past it."""
 
-    def __init__(
-        self, ring: Ring, begin: Callable[[T], Work | None], arrived_by: Callable[[int], None], max_requests: int
-    ) -> None:
+    arrived: deque[T]
+    """What nobody has taken."""
+
+    def arrived_by(self, count: int) -> None:
+        """Told how many items one call into the kernel brought, where it brought any."""
+
+    def take(self) -> bool:
+        """Block for a moment until there is something more to do, an item or in the ring; whether there is.
+
+        Asked only while nothing under way has a task, so that nobody else is kept waiting for long.
+        """
+
+    def listen(self) -> None:
+        """See to it that the ring becomes ready when an item arrives, until ``stop_listening``."""
+
+    def stop_listening(self) -> None:
+        """Nobody waits for the ring now; where items come past it, ``take`` is asked."""
+
+
+class Dispatcher(Generic[T]):
+    """Runs one coroutine for each item of its source."""
+
+    def __init__(self, ring: Ring, source: Source[T], begin: Callable[[T], Work | None], max_requests: int) -> None:
         """Run at most ``max_requests`` at a time.
 
         Args:
             ring: driven from ``run`` on.
+            source: where items come from.
             begin: makes an item's coroutine, which raises nothing; None where there is nothing to run.
-            arrived_by: told how many items one call into the kernel brought, where it brought any.
             max_requests: most requests under way.
         """
         self._ring = ring
+        self._source = source
+        self._fresh = source.arrived
         self._begin = begin
-        self._arrived_by = arrived_by
         self._max_requests = max_requests
-        self.fresh: deque[T] = deque()
-        """What has arrived and nobody has taken."""
         self._resumable: deque[Work] = deque()
         """Those put aside whose request of the ring is done."""
         self._aside = 0
@@ -104,7 +123,7 @@ class Dispatcher(Generic[T]):
     async def drain(self) -> None:
         """Wait until no request is under way. A checkpoint."""
         await trio.lowlevel.checkpoint()
-        while self.under_way or self.fresh:
+        while self.under_way or self._fresh:
             await self._changed.park()
 
     # Tasks of the pool
@@ -147,7 +166,7 @@ class Dispatcher(Generic[T]):
 
     async def _help(self) -> None:
         """Take requests that came while too many were under way: the leader may be waiting for the ring meanwhile."""
-        while self.fresh and self.under_way < self._max_requests:
+        while self._fresh and self.under_way < self._max_requests:
             with self._ring.turn():
                 stopped = self._take()
             if stopped is not None:
@@ -167,34 +186,42 @@ class Dispatcher(Generic[T]):
     def _turn(self) -> tuple[_Hosted | None, bool]:
         """Run what can be run; a request that needs this task, if one does, and whether there is more to run."""
         deadline_s = time.monotonic() + _TURN_S
+        self._source.stop_listening()
         with self._ring.turn():
             self._pump()
             while True:
-                while True:
+                while self._can_run():
                     if self._resumable:
                         self._aside -= 1
                         stopped = self._step(self._resumable.popleft())
-                    elif self.fresh and self.under_way < self._max_requests:
-                        stopped = self._take()
                     else:
-                        break
+                        stopped = self._take()
                     if stopped is not None:
                         return stopped, True
-                more = self._pump()
-                if not more and not self._resumable and not (self.fresh and self.under_way < self._max_requests):
-                    return None, False
                 if time.monotonic() > deadline_s:
                     return None, True
+                if not (self._pump() or self._can_run() or self._will_have_more()):
+                    return None, False
+
+    def _can_run(self) -> bool:
+        return bool(self._resumable or (self._fresh and self.under_way < self._max_requests))
+
+    def _will_have_more(self) -> bool:
+        """Whether there is something to do after a moment's wait; otherwise the ring will be ready once there is."""
+        if self.under_way == self._aside and self._source.take():
+            return True
+        self._source.listen()
+        return self._pump() or self._can_run()
 
     def _pump(self) -> bool:
-        before = len(self.fresh)
+        before = len(self._fresh)
         more = self._ring.pump()
-        if (count := len(self.fresh) - before) > 0:
-            self._arrived_by(count)
+        if (count := len(self._fresh) - before) > 0:
+            self._source.arrived_by(count)
         return more
 
     def _take(self) -> _Hosted | None:
-        work = self._begin(self.fresh.popleft())
+        work = self._begin(self._fresh.popleft())
         if work is None:
             return None
         self.under_way += 1

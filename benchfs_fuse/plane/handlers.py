@@ -204,7 +204,7 @@ class Handlers:
         chowns = valid & (SetattrField.UID | SetattrField.GID) or not valid & _TELLING
         if chowns and change.mode is None:
             kept = await self._requests.unprivileged(inode, caller, of_any_kind=True)
-            change = change if kept is None else _with_mode(change, kept)
+            change = change if kept is None else change._replace(mode=kept)
         drops = bool(valid & SetattrField.KILL_SUIDGID)
         new_size = size if valid & SetattrField.SIZE else None
         return replies.attr_out(await self._requests.setattr(inode, change, new_size, caller, drops=drops))
@@ -360,10 +360,6 @@ class Handlers:
 _COUNTED_AS = {Opcode.BATCH_FORGET: "forget", Opcode.READDIRPLUS: "readdir", Opcode.RENAME2: "rename"}
 _TELLING = ~SetattrField.CTIME & ~SetattrField.FH & ~SetattrField.LOCKOWNER & (1 << 12) - 1
 """Fields that say what a SETATTR is for."""
-
-
-def _with_mode(change: AttributeChange, mode: int) -> AttributeChange:
-    return AttributeChange(change.ctime_ns, mode, change.uid, change.gid, change.atime_ns, change.mtime_ns)
 
 
 def _nanoseconds(seconds: int, nanoseconds: int) -> int:

@@ -71,8 +71,8 @@ class Plane:
             for opcode, (name, handler) in handlers.table.items()
         }
         self._meter = profile.meter
-        self._dispatcher: Dispatcher[Slot] = Dispatcher(ring, self._begin, self._arrived_by, MAX_REQUESTS)
-        self._device = Device(ring, descriptor, self._dispatcher.fresh.append, profile.meter.now_ns)
+        self._device = Device(ring, descriptor, profile.meter.now_ns)
+        self._dispatcher: Dispatcher[Slot] = Dispatcher(ring, self._device, self._begin, MAX_REQUESTS)
         self._forwarder = Forwarder(self._device, pair)
 
     @property
@@ -108,7 +108,7 @@ class Plane:
             nursery.start_soon(self._forwarder.run)
             nursery.start_soon(_outlived, other_side)
             try:
-                self._device.start()
+                self._device.listen()
                 await self._device.ended.wait()
                 await self._dispatcher.drain()
             finally:
@@ -116,9 +116,6 @@ class Plane:
             nursery.cancel_scope.cancel()
         if self._device.failure is not None:
             raise self._device.failure
-
-    def _arrived_by(self, count: int) -> None:
-        self._device.arrived_by(count)
 
     def _begin(self, slot: Slot) -> Work | None:
         """Decode what is in the slot; the coroutine that answers it, if it is answered here."""

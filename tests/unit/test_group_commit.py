@@ -6,7 +6,9 @@ import errno
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import apsw
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -198,6 +200,49 @@ async def test_the_wal_stays_bounded(metadata: Metadata) -> None:
             checkpoints += 1
     assert checkpoints >= 2
     assert wal.stat().st_size < 2 * WAL_CHECKPOINT_BYTES
+
+
+async def test_the_wal_begins_anew_while_somebody_reads_between_all_changes(metadata: Metadata) -> None:
+    """Reads share one transaction, which would keep SQLite from the start of the WAL if nobody ended it."""
+    metadata.database.hold_snapshot()
+    longest = restarts = 0
+    while restarts < 3:
+        for _ in range(500):
+            metadata.manager.get(ROOT_INODE)
+            await metadata.make()
+        await metadata.commit.commit()
+        metadata.manager.get(ROOT_INODE)
+        before = metadata.database.wal_bytes
+        longest = max(longest, before)
+        if before >= WAL_CHECKPOINT_BYTES:
+            await metadata.commit.checkpoint_wal()
+            metadata.manager.get(ROOT_INODE)
+            await metadata.make()
+            await metadata.commit.commit()
+            assert metadata.database.wal_bytes < before
+            restarts += 1
+    assert longest < 2 * WAL_CHECKPOINT_BYTES
+
+
+async def test_reads_share_one_transaction_and_no_statement_is_planned_twice(metadata: Metadata) -> None:
+    """Locks cost three times as much as a lookup, and planning four times; what SQLite counts does not show planning."""
+    connection = metadata.database._connection
+    assert connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, -1) == 1
+    metadata.database.hold_snapshot()
+    for _ in range(20):
+        await metadata.make()
+    await metadata.commit.commit()
+    begun = list[str]()
+
+    def note(event: dict[str, Any]) -> None:
+        begun.extend([event["sql"]] if event["sql"] == "BEGIN" else [])
+
+    connection.trace_v2(apsw.SQLITE_TRACE_PROFILE, note)
+    for number in range(1, 21):
+        metadata.manager.lookup(ROOT_INODE, b"%d" % number)
+        metadata.manager.get(ROOT_INODE)
+    connection.trace_v2(0, None)
+    assert begun == ["BEGIN"]
 
 
 async def test_no_transaction_outgrows_what_is_reserved_for_the_wal(metadata: Metadata) -> None:

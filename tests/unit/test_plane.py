@@ -199,6 +199,24 @@ async def test_as_many_reads_are_outstanding_as_requests_come_at_once(in_memory:
                 await wait_all_tasks_blocked()
 
 
+async def test_requests_that_come_one_by_one_pass_by_the_ring(in_memory: Volume) -> None:
+    """Counted in calls into the kernel for the ring: one for a while, not two for each request."""
+    driver = FaultyDriver(UringDriver(128), FaultPlan(0, ()))
+    async with serving(in_memory, driver) as at:
+
+        def ask_one_by_one() -> None:
+            with socket.socket(fileno=os.dup(at.kernel.end.fileno())) as end:
+                end.setblocking(True)
+                for unique in range(2, 1002, 2):
+                    end.send(IN_HEADER.pack(IN_HEADER.size, Opcode.STATFS, unique, 1, 0, 0, 0, 0, 0))
+                    assert struct.unpack_from("<IiQ", end.recv(BUFFER_BYTES))[1:] == (0, unique)
+
+        before = driver.enter_count
+        await trio.to_thread.run_sync(ask_one_by_one)
+        assert driver.enter_count - before < 250
+    assert at.profile.counts() == {"statfs": 500}
+
+
 async def test_errors_have_their_errno(in_memory: Volume) -> None:
     async with serving(in_memory) as at:
         cases = {

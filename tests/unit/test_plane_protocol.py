@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import struct
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,7 +64,7 @@ SIZES = {
     "fuse_getxattr_out": replies.GETXATTR_OUT.size,
 }
 ATTRIBUTES = Attributes(InodeId(7), 0o100644, 2, 10, 20, 0x1234, 5000, 16, 10**9 + 1, 2 * 10**9 + 2, -1)
-BORN = replace(ATTRIBUTES, rdev=os.makedev(0xABC, 0x12345), birth_ns=5 * 10**9 + 3)
+BORN = ATTRIBUTES._replace(rdev=os.makedev(0xABC, 0x12345), birth_ns=5 * 10**9 + 3)
 
 
 def kernel_sizes() -> dict[str, int]:
@@ -229,7 +228,7 @@ def test_replies_say_how_long_they_are() -> None:
     assert replies.failure(5, 2) == struct.pack("<IiQ", 16, -2, 5)
 
 
-@pytest.mark.parametrize(("attributes", "mask"), [(BORN, 0xFFF), (replace(BORN, birth_ns=0), 0x7FF)])
+@pytest.mark.parametrize(("attributes", "mask"), [(BORN, 0xFFF), (BORN._replace(birth_ns=0), 0x7FF)])
 def test_statx_is_laid_out_as_the_system_call_has_it(attributes: Attributes, mask: int) -> None:
     """Offsets of ``struct statx`` (statx(2), linux/stat.h), of which ``fuse_statx`` is a copy, after 32 bytes."""
     assert (protocol.STATX_IN.size, replies.STATX_OUT.size) == (24, 32 + 256)
