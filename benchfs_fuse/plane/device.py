@@ -128,7 +128,11 @@ class Device:
         """
         if self._wanted > 1 or self._reading or self.ended.is_set():
             return False
-        if not (ready := self._poll.poll(PATIENCE_MS)):
+        try:
+            ready = self._poll.poll(PATIENCE_MS)
+        except OSError:  # poll(2) itself is subject to limits; the ring, which has been set up, is not
+            return False
+        if not ready:
             return False
         if ready[0][0] == self._descriptor and self._take_one():
             self._alone += 1

@@ -225,7 +225,7 @@ async def test_the_wal_begins_anew_while_somebody_reads_between_all_changes(meta
 
 
 async def test_reads_share_one_transaction_and_no_statement_is_planned_twice(metadata: Metadata) -> None:
-    """Locks cost three times as much as a lookup, and planning four times; what SQLite counts does not show planning."""
+    """Locks cost three times as much as a lookup, and planning four times, which no counter shows."""
     connection = metadata.database._connection
     assert connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, -1) == 1
     metadata.database.hold_snapshot()
