@@ -11,10 +11,11 @@ import stat
 from benchfs_core.changes import Changes
 from benchfs_core.errors import InvalidArgument, IsADirectory
 from benchfs_core.file_io import FileIO
+from benchfs_core.flags import check_mutable, check_unprotected
 from benchfs_core.inodes import InodeTable
 from benchfs_core.maintenance import Maintenance
 from benchfs_core.metadata.manager import MetadataManager
-from benchfs_core.types import AttributeChange, Attributes, InodeId, merge_late_times
+from benchfs_core.types import AttributeChange, Attributes, InodeId, is_late, merge_late_times
 
 
 class AttributeChanges:
@@ -34,30 +35,44 @@ class AttributeChanges:
         self._inodes = inodes
         self._maintenance = maintenance
 
-    async def set(self, inode: InodeId, change: AttributeChange, size: int | None, *, late_times: bool) -> None:
+    async def set(
+        self,
+        inode: InodeId,
+        change: AttributeChange,
+        size: int | None,
+        *,
+        late_times: bool,
+        touches: bool,
+        by_writer: bool,
+    ) -> None:
         """Change size, then the rest: see ``FileSystem.setattr``."""
         await self._changes.allowed(frees=size is not None)
+        stored, told_late = self._metadata.get(inode), False
         if late_times and size is None:
-            stored, node = self._metadata.get(inode), self._inodes.find(inode)
+            node = self._inodes.find(inode)
             known = stored if node is None else node.overlay(stored)
+            told_late = is_late(change, known, by_writer=by_writer)
             change = merge_late_times(change, known)
             if change == AttributeChange(ctime_ns=known.ctime_ns, mtime_ns=known.mtime_ns):
                 return  # the kernel tells what it was told
         if size is not None:
             await self.truncate(inode, size)
             await self._changes.allowed(frees=True)
+        elif not told_late:  # what was written, and acknowledged, before the inode was protected
+            _check_protected(stored, change, touches=touches)
         if change.ctime_ns is None:
             change = change._replace(ctime_ns=self._changes.now_ns())
         if change.mode is not None:
-            change = change._replace(mode=stat.S_IFMT(self._metadata.get(inode).mode) | stat.S_IMODE(change.mode))
+            change = change._replace(mode=stat.S_IFMT(stored.mode) | stat.S_IMODE(change.mode))
         if size is None or change.names_something:
             self._metadata.set_attributes(inode, change)
             self._changes.made_by(inode, change)
 
     async def truncate(self, inode: InodeId, size: int) -> None:
-        """Make a regular file ``size`` bytes long (truncate(2)). IsADirectory, InvalidArgument."""
+        """Make a regular file ``size`` bytes long (truncate(2)). IsADirectory, InvalidArgument, NotPermitted."""
         attributes = self._metadata.get(inode)
         check_regular(attributes)
+        check_unprotected(attributes)
         if size < 0:
             raise InvalidArgument(f"truncate of inode {inode} to {size} bytes")
         await self._maintenance.room()
@@ -69,6 +84,14 @@ class AttributeChanges:
             node.open_count -= 1
             if node.open_count == 0:
                 self._maintenance.closed(node)
+
+
+def _check_protected(attributes: Attributes, change: AttributeChange, *, touches: bool) -> None:
+    """What an append-only inode takes is that its times are set to now; an immutable one takes nothing."""
+    if change.names_something and not touches:
+        check_unprotected(attributes)
+    else:
+        check_mutable(attributes)
 
 
 def check_regular(attributes: Attributes) -> None:

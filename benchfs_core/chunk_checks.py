@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchfs_core.chunks.directories import parse_chunk_index
 from benchfs_core.findings import Finding
-from benchfs_core.metadata.checks import ChunkExpectation, Expected
+from benchfs_core.metadata.expected_chunks import ChunkExpectation, Expected
 from benchfs_core.types import MAX_FILE_BYTES, ChunkIndex, ChunkInfo, InodeId
 
 _TRIES = 5

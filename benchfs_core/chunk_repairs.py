@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchfs_core.chunk_checks import ChunkChecks, Found, chunk_directory_number
-from benchfs_core.metadata.checks import Expected
 from benchfs_core.metadata.database import Database
+from benchfs_core.metadata.expected_chunks import Expected
 from benchfs_core.metadata.repairs import replace_chunk_rows
 from benchfs_core.types import ChunkIndex, ChunkInfo, InodeId
 

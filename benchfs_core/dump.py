@@ -22,8 +22,8 @@ from typing import Any
 from benchfs_core.chunk_checks import chunk_directory_number
 from benchfs_core.config import FormatOptions
 from benchfs_core.errors import DamagedVolume, MetadataFailed, NotAVolume, OptionError, UnknownFormat, VolumeBusy
-from benchfs_core.metadata.checks import snapshot
 from benchfs_core.metadata.database import Database, DatabaseError
+from benchfs_core.metadata.expected_chunks import snapshot
 from benchfs_core.metadata.rows import Row, RowWriter, Table, read_rows, schema_tables
 from benchfs_core.metadata.schema import SCHEMA_VERSION
 from benchfs_core.rebuild import fsync, new_database, write_superblock

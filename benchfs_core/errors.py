@@ -80,7 +80,7 @@ class InvalidArgument(FileSystemError):
 
 
 class NotPermitted(FileSystemError):
-    """A request that is never allowed on this kind of inode."""
+    """A request that is never allowed on this kind of inode, or not with the flags it has."""
 
 
 class TooManyLinks(FileSystemError):

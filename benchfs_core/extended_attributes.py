@@ -12,11 +12,14 @@ import stat
 from benchfs_core import acl
 from benchfs_core.changes import Changes
 from benchfs_core.errors import InvalidArgument, NoSuchAttribute, NotSupported
+from benchfs_core.flags import check_mutable, check_unprotected
 from benchfs_core.metadata.manager import MetadataManager
 from benchfs_core.types import InodeId
 
 _NAMESPACES = (b"user.", b"trusted.", b"security.")
 _ACLS = (acl.ACCESS, acl.DEFAULT)
+CAPABILITY = b"security.capability"
+"""Where a file's capabilities are (capabilities(7))."""
 
 
 class ExtendedAttributes:
@@ -45,10 +48,11 @@ class ExtendedAttributes:
             NotSupported: a namespace that there is not.
             InvalidArgument: an ACL that is malformed, a namespace without a name.
             AttributeTooLarge: the value, or the list of names, would pass its limit.
+            NotPermitted: the inode is immutable or append-only.
         """
         self._check_namespace(name)
         await self._changes.allowed()
-        self._metadata.get(inode)
+        check_unprotected(self._metadata.get(inode))
         if self._is_already(inode, name, value, drop_setgid=drop_setgid):
             return
         now_ns = self._changes.now_ns()
@@ -66,9 +70,17 @@ class ExtendedAttributes:
         return names if self._acl_enabled else [name for name in names if name not in _ACLS]
 
     async def remove(self, inode: InodeId, name: bytes) -> None:
-        """Remove an attribute (removexattr(2)). NoSuchAttribute, but not for ACLs, as on ext4."""
+        """Remove an attribute (removexattr(2)). NoSuchAttribute, but not for ACLs, as on ext4.
+
+        An append-only file keeps all but its capabilities: those go when it is written, and the kernel sees to that.
+        """
         self._check_namespace(name)
         await self._changes.allowed()
+        attributes = self._metadata.get(inode)
+        if name == CAPABILITY:
+            check_mutable(attributes)
+        else:
+            check_unprotected(attributes)
         now_ns = self._changes.now_ns()
         if name in _ACLS:
             if self._find(inode, name) is None:

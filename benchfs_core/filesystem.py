@@ -14,18 +14,19 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 
+from benchfs_core.access_times import AccessTimes
 from benchfs_core.attribute_changes import AttributeChanges, check_regular
 from benchfs_core.changes import Changes
 from benchfs_core.errors import (
-    FileSystemError,
     InvalidArgument,
     NotADirectory,
     VolumeReadOnly,
 )
 from benchfs_core.extended_attributes import ExtendedAttributes
 from benchfs_core.file_io import FileIO
+from benchfs_core.flags import PROTECTING, check_opening, check_writing
+from benchfs_core.inode_flags import InodeFlags
 from benchfs_core.inodes import ActiveInode, InodeTable
 from benchfs_core.maintenance import Maintenance
 from benchfs_core.metadata.group_commit import GroupCommit
@@ -67,7 +68,10 @@ class FileSystem:
         self._changes = Changes(commit, inodes, now_ns, read_only=mounting.read_only)
         self.xattrs = ExtendedAttributes(metadata, self._changes, acl_enabled=mounting.acl)
         """Extended attributes and ACLs."""
+        self.flags = InodeFlags(metadata, self._changes, inodes)
+        """Immutable, append-only, and the like."""
         self._attribute_changes = AttributeChanges(metadata, self._changes, file_io, inodes, maintenance)
+        self._access_times = AccessTimes(metadata, self._changes, mounting)
         self._open_files = OpenFiles()
         self.ranges = Ranges(file_io, commit, self._open_files, mounting)
         """Parts of open files: allocation, holes, copies."""
@@ -148,7 +152,7 @@ class FileSystem:
     async def readlink(self, inode: InodeId) -> bytes:
         """The target of a symbolic link (readlink(2))."""
         target = self._metadata.readlink(inode)
-        await self._accessed(inode)
+        await self._access_times.read(inode)
         return target
 
     # Attributes
@@ -158,14 +162,24 @@ class FileSystem:
         return await self._current(self._metadata.get(inode))
 
     async def setattr(
-        self, inode: InodeId, change: AttributeChange, size: int | None = None, *, late_times: bool = False
+        self,
+        inode: InodeId,
+        change: AttributeChange,
+        size: int | None = None,
+        *,
+        late_times: bool = False,
+        touches: bool = False,
+        by_writer: bool = False,
     ) -> Attributes:
         """Change size, then mode, owner and times; return the result.
 
         As truncate(2), chmod(2), chown(2) and utimensat(2). With ``late_times`` the caller keeps mtime and ctime
-        itself and tells them when it likes: they do not undo what was changed since.
+        itself and tells them when it likes: they do not undo what was changed since. What flags forbid is done for who
+        ``touches``, sets both times to now (an append-only file), or tells the times of a write, ``by_writer``.
         """
-        await self._attribute_changes.set(inode, change, size, late_times=late_times)
+        await self._attribute_changes.set(
+            inode, change, size, late_times=late_times, touches=touches, by_writer=by_writer
+        )
         return await self.getattr(inode)
 
     def blocks_are_current(self, inode: InodeId) -> bool:
@@ -210,14 +224,19 @@ class FileSystem:
         return self._open(attributes, noatime=noatime, writes=True), attributes
 
     async def open(
-        self, inode: InodeId, *, truncate: bool = False, noatime: bool = False, writes: bool = True
+        self,
+        inode: InodeId,
+        *,
+        truncate: bool = False,
+        noatime: bool = False,
+        writes: bool = True,
+        appends: bool = False,
     ) -> HandleId:
         """Open a regular file for everything; ``truncate`` empties it first (open(2), O_TRUNC).
 
         With ``noatime`` reading through the handle moves no atime (open(2), O_NOATIME). Without ``writes`` nobody will
-        write through it, which is believed.
-
-        O_APPEND is the front end's matter: it knows the size that its callers see (in FUSE the kernel does).
+        write through it, which is believed. Where writes go is the front end's matter: it knows the size that its
+        callers see (in FUSE the kernel does); of ``writes`` and ``appends`` the file's flags are asked.
         """
         await self._maintenance.room()
         if truncate:
@@ -225,7 +244,12 @@ class FileSystem:
             await self._attribute_changes.truncate(inode, 0)
         attributes = self._metadata.get(inode)
         check_regular(attributes)
+        check_opening(attributes, writes=writes, appends=appends)
         return self._open(attributes, noatime=noatime, writes=writes)
+
+    def is_append_only(self, handle: HandleId) -> bool:
+        """Whether writes through the handle must append; a front end that can tell must then let each one come here."""
+        return self._open_files.file(handle).append_only
 
     async def read(self, handle: HandleId, offset: int, length: int) -> Buffer:
         """Up to ``length`` bytes from ``offset``, fewer only at the end of the file (pread(2))."""
@@ -241,15 +265,28 @@ class FileSystem:
         file = self._open_files.file(handle)
         if file.noatime:
             return False
-        node = file.node
-        return self._mounting.moves_atime(node.atime_ns, node.mtime_ns, node.ctime_ns, self._now_ns)
+        return self._access_times.move_with(file.node)
 
-    async def write(self, handle: HandleId, offset: int, data: Buffer, *, keep_times: bool = False) -> int:
+    async def write(
+        self,
+        handle: HandleId,
+        offset: int,
+        data: Buffer,
+        *,
+        keep_times: bool = False,
+        appends: bool = True,
+        is_late: bool = False,
+    ) -> int:
         """Write all of ``data`` at ``offset``; return its length (pwrite(2)). Durable on return with ``sync=write``.
 
         With ``keep_times`` mtime and ctime stay: for a front end that keeps them itself and tells them by ``setattr``.
+        What ``is_late`` was acknowledged to its writer before, and is taken whatever the file's flags say. ``appends``:
+        for all that is known it goes where the file ends.
         """
-        node = self._open_files.file(handle).node
+        file = self._open_files.file(handle)
+        node = file.node
+        if node.flags & PROTECTING and not is_late:
+            check_writing(node.inode, node.flags, appends=appends or not file.append_only)
         if self._mounting.read_only:
             raise VolumeReadOnly("mounted read-only")
         self._commit.raise_if_failed()
@@ -297,7 +334,7 @@ class FileSystem:
         """
         directory = self._open_files.directory(handle)
         if after_cookie == 0:
-            await self._accessed(directory)
+            await self._access_times.read(directory)
         return self._entries(directory, after_cookie)
 
     def remember(self, inode: InodeId) -> None:
@@ -357,12 +394,3 @@ class FileSystem:
         self._changes.made(attributes.inode, ctime_ns)
         if attributes.link_count == 0 and self._inodes.orphaned(attributes.inode):
             self._maintenance.delete_orphans_soon()
-
-    async def _accessed(self, inode: InodeId) -> None:
-        """Move the atime of a directory or symbolic link that was read, if the mount's rule says so."""
-        stored = self._metadata.get(inode)
-        if self._mounting.moves_atime(stored.atime_ns, stored.mtime_ns, stored.ctime_ns, self._now_ns):
-            with suppress(FileSystemError):  # reading does not fail for the sake of atime
-                await self._changes.allowed()
-                stored = self._metadata.get(inode)
-                self._metadata.marks.set_times(inode, self._now_ns(), stored.mtime_ns, stored.ctime_ns)

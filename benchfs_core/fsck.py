@@ -17,8 +17,9 @@ from benchfs_core.chunk_checks import ChunkChecks, Pread, Progress
 from benchfs_core.chunk_repairs import ChunkRepairs
 from benchfs_core.errors import DamagedVolume, MetadataFailed, VolumeBusy
 from benchfs_core.findings import CODES, Finding
-from benchfs_core.metadata.checks import ChunkExpectation, check_rules
+from benchfs_core.metadata.checks import check_rules
 from benchfs_core.metadata.database import Database, DatabaseError
+from benchfs_core.metadata.expected_chunks import ChunkExpectation
 from benchfs_core.metadata.rows import clear_unrepaired
 from benchfs_core.metadata.tree_repairs import repair_rows
 from benchfs_core.rebuild import (

@@ -92,6 +92,7 @@ class ActiveInode:
         "data_lock",
         "dirty",
         "entries_unflushed",
+        "flags",
         "flush",
         "flushed_size",
         "flushing_size",
@@ -118,6 +119,8 @@ class ActiveInode:
 
     def __init__(self, attributes: Attributes) -> None:
         self.inode = attributes.inode
+        self.flags = attributes.flags
+        """As its row has them."""
         self.open_count = 0
         self.writer_count = 0
         """Handles among those that may write."""

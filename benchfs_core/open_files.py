@@ -10,6 +10,7 @@ import itertools
 from dataclasses import dataclass
 
 from benchfs_core.errors import BadHandle
+from benchfs_core.flags import APPEND
 from benchfs_core.inodes import ActiveInode
 from benchfs_core.types import HandleId, InodeId
 
@@ -23,6 +24,8 @@ class OpenFile:
     """Whether reading through it moves no atime."""
     writes: bool
     """Whether it may be written through."""
+    append_only: bool
+    """Whether it was opened for writing of an append-only file: nothing but appending may be done through it."""
     failures_told: int
     """``node.lost.failures`` when the handle was opened or its last fsync ended."""
 
@@ -41,7 +44,8 @@ class OpenFiles:
     def add_file(self, node: ActiveInode, *, noatime: bool, writes: bool) -> HandleId:
         """A new handle of a file, counted."""
         handle = next(self._numbers)
-        self._files[handle] = OpenFile(node, noatime, writes, node.lost.failures)
+        append_only = writes and bool(node.flags & APPEND)
+        self._files[handle] = OpenFile(node, noatime, writes, append_only, node.lost.failures)
         node.open_count += 1
         node.writer_count += writes
         return handle

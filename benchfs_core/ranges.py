@@ -9,6 +9,7 @@ from __future__ import annotations
 from benchfs_core.errors import VolumeReadOnly
 from benchfs_core.file_holes import Settle
 from benchfs_core.file_io import FileIO
+from benchfs_core.flags import check_writing
 from benchfs_core.inodes import ActiveInode
 from benchfs_core.metadata.group_commit import GroupCommit
 from benchfs_core.mounting import Mounting
@@ -36,13 +37,14 @@ class Ranges:
 
     async def punch(self, handle: HandleId, offset: int, length: int, *, keep_times: bool = False) -> None:
         """Make a part of a file a hole; see ``FileAllocation.punch``."""
-        await self._file_io.allocation.punch(self._writable(handle), offset, length, keep_times=keep_times)
+        node = self._writable(handle, appends=False)
+        await self._file_io.allocation.punch(node, offset, length, keep_times=keep_times)
 
     async def zero(
         self, handle: HandleId, offset: int, length: int, *, keep_size: bool, keep_times: bool = False
     ) -> None:
         """Make a part of a file zeros, with space; see ``FileAllocation.zero``."""
-        node = self._writable(handle)
+        node = self._writable(handle, appends=False)
         await self._file_io.allocation.zero(
             node, offset, length, free_bytes=self._free_bytes(), keep_size=keep_size, keep_times=keep_times
         )
@@ -74,11 +76,12 @@ class Ranges:
             beyond_is_hole=beyond_is_hole,
         )
 
-    def _writable(self, handle: HandleId) -> ActiveInode:
+    def _writable(self, handle: HandleId, *, appends: bool = True) -> ActiveInode:
         node = self._open_files.file(handle).node
         if self._mounting.read_only:
             raise VolumeReadOnly("mounted read-only")
         self._commit.raise_if_failed()
+        check_writing(node.inode, node.flags, appends=appends)
         return node
 
     def _free_bytes(self) -> int:

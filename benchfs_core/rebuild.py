@@ -18,8 +18,8 @@ from benchfs_core.chunk_checks import chunk_directory_number, chunk_file_index
 from benchfs_core.chunk_repairs import unused_name
 from benchfs_core.errors import DamagedVolume, NotAVolume, UnknownFormat
 from benchfs_core.layout import DEFAULT_CHUNK_BYTES, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, is_valid_chunk_size
-from benchfs_core.metadata.checks import ChunkExpectation
 from benchfs_core.metadata.database import Database
+from benchfs_core.metadata.expected_chunks import ChunkExpectation
 from benchfs_core.metadata.rows import RowWriter, salvage
 from benchfs_core.superblock import CHUNKS, DATABASE, SUPERBLOCK, Superblock, read_superblock
 from benchfs_core.types import ChunkIndex

@@ -84,6 +84,8 @@ class Attributes(NamedTuple):
     ctime_ns: int
     birth_ns: int = 0
     """When the inode was made; 0: not known."""
+    flags: int = 0
+    """See ``benchfs_core.flags``."""
 
 
 class AttributeChange(NamedTuple):
@@ -107,6 +109,17 @@ class AttributeChange(NamedTuple):
 
 LATE_TIMES_NS = 10 * 10**9
 """How late times may be told. Older ones are no late ones: the clock was set back."""
+
+
+def is_late(told: AttributeChange, known: Attributes, *, by_writer: bool) -> bool:
+    """Whether times are those of a write, or older than what is known, told by somebody who keeps mtime and ctime.
+
+    A write moves both to the same moment; ``by_writer``: they are told through a handle that may write.
+    """
+    if told.mtime_ns is None or told.ctime_ns is None:
+        return False
+    alone = told == AttributeChange(ctime_ns=told.ctime_ns, mtime_ns=told.mtime_ns)
+    return alone and (told.ctime_ns < known.ctime_ns or (by_writer and told.mtime_ns == told.ctime_ns))
 
 
 def merge_late_times(told: AttributeChange, known: Attributes) -> AttributeChange:

@@ -178,7 +178,10 @@ class BenchFSOperations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         """SETATTR. A truncate by a user takes privileges away, of which the kernel sees to some."""
         change, size = to_change(attr, fields), attr.st_size if fields.update_size else None
-        changed = await self._requests.setattr(InodeId(inode), change, size, to_caller(ctx), drops=ctx.uid != 0)
+        drops, by_handle = ctx.uid != 0, fh is not None
+        changed = await self._requests.setattr(
+            InodeId(inode), change, size, to_caller(ctx), drops=drops, by_handle=by_handle
+        )
         return to_entry(changed)
 
     @handler
@@ -219,8 +222,8 @@ class BenchFSOperations(pyfuse3.Operations):
     @handler
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         """OPEN, which may carry O_TRUNC. That a later change takes privileges away is the kernel's, but not then."""
-        handle, keep = await self._requests.open(InodeId(inode), flags, to_caller(ctx), drops=ctx.uid != 0)
-        return _file_info(handle, keep_cache=keep)
+        opened = await self._requests.open(InodeId(inode), flags, to_caller(ctx), drops=ctx.uid != 0)
+        return _file_info(opened.handle, keep_cache=opened.keeps_cache, direct_io=opened.is_direct)
 
     @handler
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -270,6 +273,6 @@ class BenchFSOperations(pyfuse3.Operations):
         await self._fs.fsync_directory(HandleId(fh))
 
 
-def _file_info(handle: HandleId, *, keep_cache: bool = True) -> pyfuse3.FileInfo:
+def _file_info(handle: HandleId, *, keep_cache: bool = True, direct_io: bool = False) -> pyfuse3.FileInfo:
     """The kernel may keep what it has of the file, for nobody else changes it, unless a read has to come here."""
-    return pyfuse3.FileInfo(fh=handle, keep_cache=keep_cache)
+    return pyfuse3.FileInfo(fh=handle, keep_cache=keep_cache, direct_io=direct_io)

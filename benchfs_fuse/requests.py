@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from benchfs_core.acl import ACCESS
 from benchfs_core.errors import FileSystemError, InvalidArgument
+from benchfs_core.extended_attributes import CAPABILITY
 from benchfs_core.filesystem import FileSystem
 from benchfs_core.meter import Meter, Part, metered
 from benchfs_core.types import AttributeChange, Attributes, Credentials, HandleId, InodeId
@@ -21,7 +22,6 @@ from benchfs_core.types import AttributeChange, Attributes, Credentials, HandleI
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 """Of <linux/fs.h>."""
 
-_CAPABILITY = b"security.capability"
 _DOT, _DOT_DOT = 1, 2
 """Cookies of `.` and `..`, below those of any entry."""
 
@@ -38,6 +38,16 @@ class Caller(NamedTuple):
     def credentials(self) -> Credentials:
         """As the core wants them. The kernel may have applied the umask already; once more changes nothing."""
         return Credentials(self.uid, self.gid, self.umask)
+
+
+class Opened(NamedTuple):
+    """A file that was opened."""
+
+    handle: HandleId
+    keeps_cache: bool
+    """Whether the kernel may keep what it has cached of it."""
+    is_direct: bool
+    """Whether the kernel must pass on each write at once, and map nothing: the file is append-only, and not to it."""
 
 
 class Listed(NamedTuple):
@@ -70,11 +80,25 @@ class Requests:
             raise InvalidArgument(f"rename with flags {flags:#x}")
 
     async def setattr(
-        self, inode: InodeId, change: AttributeChange, size: int | None, caller: Caller, *, drops: bool
+        self,
+        inode: InodeId,
+        change: AttributeChange,
+        size: int | None,
+        caller: Caller,
+        *,
+        drops: bool,
+        touches: bool = False,
+        by_handle: bool = False,
     ) -> Attributes:
-        """Change attributes; with ``drops`` a truncate takes privileges away (``unprivileged``)."""
+        """Change attributes; with ``drops`` a truncate takes privileges away (``unprivileged``).
+
+        ``touches``: both times are set to now, as utimes(2) without times does. ``by_handle``: asked through a handle,
+        as the kernel tells the times of what it writes back.
+        """
         if size is None:
-            return await self._fs.setattr(inode, change, late_times=self._writeback_cache)
+            return await self._fs.setattr(
+                inode, change, late_times=self._writeback_cache, touches=touches, by_writer=by_handle
+            )
         if drops and (kept := await self.unprivileged(inode, caller)) is not None:
             change = change._replace(mode=kept)
         return await self._fs.setattr(inode, change, size)
@@ -105,20 +129,28 @@ class Requests:
             directory, mode, caller.credentials, linkable=not flags & os.O_EXCL, noatime=not _reads(flags)
         )
 
-    async def open(self, inode: InodeId, flags: int, caller: Caller, *, drops: bool) -> tuple[HandleId, bool]:
-        """Open a file, and empty it with O_TRUNC; the handle, and whether the kernel may keep what it has cached.
+    async def open(self, inode: InodeId, flags: int, caller: Caller, *, drops: bool) -> Opened:
+        """Open a file, and empty it with O_TRUNC.
 
-        Access modes and O_APPEND are the kernel's matter. With ``drops`` emptying takes setuid and setgid away, and
-        always the file's capabilities: to the kernel an O_TRUNC that it passes on is no change.
+        Access modes and O_APPEND are the kernel's matter, but for what the file's flags say. With ``drops`` emptying
+        takes setuid and setgid away, and always the file's capabilities: to the kernel an O_TRUNC that it passes on is
+        no change.
         """
         truncate = bool(flags & os.O_TRUNC)
         if truncate:
+            self._fs.flags.check_truncate(inode)
             await self.drop_capabilities(inode)
             if drops and (kept := await self.unprivileged(inode, caller)) is not None:
                 await self._fs.setattr(inode, AttributeChange(mode=kept), size=0)
                 truncate = False
-        handle = await self._fs.open(inode, truncate=truncate, noatime=not _reads(flags), writes=_writes(flags))
-        return handle, not self._fs.reading_moves_atime(handle)
+        handle = await self._fs.open(
+            inode,
+            truncate=truncate,
+            noatime=not _reads(flags),
+            writes=_writes(flags),
+            appends=bool(flags & os.O_APPEND),
+        )
+        return Opened(handle, not self._fs.reading_moves_atime(handle), self._fs.is_append_only(handle))
 
     async def listing(self, handle: HandleId, after: int) -> Iterator[Listed]:
         """What follows the cookie ``after`` (0: everything); take it before the next checkpoint.
@@ -161,8 +193,8 @@ class Requests:
     async def drop_capabilities(self, inode: InodeId) -> None:
         """Take the file's capabilities away, which no change of content leaves (capabilities(7))."""
         with suppress(FileSystemError):  # there are none, or they cannot be changed and what follows fails as well
-            await self._fs.xattrs.get(inode, _CAPABILITY)
-            await self._fs.xattrs.remove(inode, _CAPABILITY)
+            await self._fs.xattrs.get(inode, CAPABILITY)
+            await self._fs.xattrs.remove(inode, CAPABILITY)
 
     async def _is_member(self, inode: InodeId, caller: Caller) -> bool:
         """Whether the caller is root or in the group of the inode."""

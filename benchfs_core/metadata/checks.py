@@ -9,25 +9,20 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 
-from benchfs_core import acl
+from benchfs_core import acl, flags
 from benchfs_core.errors import InvalidArgument
 from benchfs_core.metadata.contents import INLINE_BLOCKS, MAX_INLINE_BYTES
 from benchfs_core.metadata.database import Database
 from benchfs_core.metadata.numbers import FIRST_NUMBER, MAX_NUMBER, MAX_RESERVATION
 from benchfs_core.metadata.xattrs import MAX_VALUE_BYTES
-from benchfs_core.types import MAX_FILE_BYTES, MAX_SYMLINK_BYTES, ROOT_INODE, ChunkIndex, ChunkInfo, InodeId
+from benchfs_core.types import MAX_FILE_BYTES, MAX_SYMLINK_BYTES, ROOT_INODE, InodeId
 
 TYPES = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 _DIRECTORY, _REGULAR, _SYMLINK = stat.S_IFDIR, stat.S_IFREG, stat.S_IFLNK
 
 MAX_BLOCKS = 1 << 40
 """More blocks than a chunk or, summed up, a file can have without making sums overflow."""
-
-_MAX_DEPTH = 4096
-"""Longest path told; a longer one may be a cycle."""
 
 VALUES = {
     "root": ROOT_INODE,
@@ -46,6 +41,10 @@ VALUES = {
 
 BAD_TYPE = f"mode NOT BETWEEN 0 AND 65535 OR mode & 0xF000 NOT IN ({', '.join(str(kind) for kind in TYPES)})"
 """A condition on ``inode``: no type that there is."""
+
+BAD_FLAGS = f"""flags & ~{flags.SUPPORTED}
+              OR (flags & {flags.PROTECTING} AND mode & 0xF000 NOT IN (:regular, :directory))"""
+"""A condition on ``inode``: flags that cannot be set."""
 
 BAD_NAME = """length(name) NOT BETWEEN 1 AND 255 OR instr(name, x'2f') OR instr(name, x'00')
               OR name IN (x'2e', x'2e2e')"""
@@ -178,6 +177,7 @@ _RULES: tuple[tuple[str, str], ...] = (
         """SELECT inode, 'owner ' || uid || ':' || gid || ', device ' || rdev || ': impossible' FROM inode
            WHERE uid NOT BETWEEN 0 AND 0xFFFFFFFF OR gid NOT BETWEEN 0 AND 0xFFFFFFFF OR rdev < 0""",
     ),
+    ("attributes", f"SELECT inode, printf('flags %#x: impossible', flags) FROM inode WHERE {BAD_FLAGS}"),
     (
         "dirty-cut",
         "SELECT inode, 'cut at offset ' || cut FROM dirty WHERE cut NOT BETWEEN 0 AND :max_file",
@@ -308,92 +308,3 @@ def bindings(query: str, chunk_size: int) -> dict[str, int]:
     """Values for the names in a rule or repair."""
     values = {**VALUES, "chunk_size": chunk_size}
     return {name: values[name] for name in values if re.search(f":{name}\\b", query)}
-
-
-@contextmanager
-def snapshot(database: Database) -> Iterator[None]:
-    """Read in one read transaction: everything as it was at one instant, whatever a live mount does meanwhile."""
-    database.execute("BEGIN")
-    try:
-        yield
-    finally:
-        database.execute("ROLLBACK")
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What the database says, at one instant, about the chunk files of a number."""
-
-    exists: bool
-    """Whether there is an inode of this number."""
-    is_regular: bool
-    is_orphan: bool
-    """Whether its chunk files are to be deleted."""
-    is_settled: bool
-    """Whether chunk files must match rows: no dirty mark, no orphan, not left to the next mount."""
-    rows: dict[ChunkIndex, ChunkInfo]
-    """The chunk rows by index."""
-
-
-class ChunkExpectation:
-    """What the database says about the chunk files of each inode, and by which path to find it."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def of(self, inode: InodeId) -> Expected:
-        """What must be there for one number."""
-        with snapshot(self._database):
-            dirty, orphan, reserved = self._database.first_row(
-                "SELECT EXISTS (SELECT 1 FROM dirty WHERE inode = ?1), EXISTS (SELECT 1 FROM orphan WHERE inode = ?1),"
-                " EXISTS (SELECT 1 FROM number WHERE ?1 >= low AND ?1 < high)",
-                (inode,),
-            )
-            row = self._database.execute("SELECT mode FROM inode WHERE inode = ?", (inode,)).fetchone()
-            chunks = self._database.execute("SELECT chunk_index, length, blocks FROM chunk WHERE inode = ?", (inode,))
-            rows = {ChunkIndex(index): ChunkInfo(index, length, blocks) for index, length, blocks in chunks}
-        settled = not (dirty or orphan or (reserved and row is None))
-        is_regular = row is not None and row[0] & 0xF000 == _REGULAR
-        return Expected(row is not None, is_regular, bool(orphan), settled, rows)
-
-    def inodes_with_chunks(self) -> Iterator[InodeId]:
-        """Every inode that has chunk rows; no read transaction is open between one and the next."""
-        after = -MAX_NUMBER * 2
-        while page := self._database.rows(
-            "SELECT DISTINCT inode FROM chunk WHERE inode > ? ORDER BY inode LIMIT 1000", (after,)
-        ):
-            for (after,) in page:
-                yield InodeId(after)
-
-    def count(self) -> int:
-        """How many inodes there are."""
-        return int(self._database.first_row("SELECT count(*) FROM inode")[0])
-
-    def path(self, inode: InodeId) -> str | None:
-        """A path that leads to the inode, from the volume's root; None if none does."""
-        parts: list[bytes] = []
-        while inode != ROOT_INODE:
-            row = self._database.execute("SELECT parent, name FROM dentry WHERE inode = ?", (inode,)).fetchone()
-            if row is None or len(parts) >= _MAX_DEPTH:
-                return None
-            inode, name = row
-            parts.append(name)
-        return "/" + b"/".join(reversed(parts)).decode(errors="surrogateescape")
-
-    def clean_size(self, inode: InodeId) -> int | None:
-        """The size of a clean file; None of anything else."""
-        row = self._database.execute(
-            "SELECT size FROM inode WHERE inode = ?1 AND mode & 0xF000 = ?2 AND ?1 NOT IN (SELECT inode FROM dirty)",
-            (inode, _REGULAR),
-        ).fetchone()
-        return None if row is None else int(row[0])
-
-    def chunk_size_bounds(self) -> tuple[int, int | None]:
-        """The least and the largest chunk size, in bytes, that the rows of clean files agree with; None: no largest."""
-        least, largest = self._database.first_row(
-            """SELECT ifnull(max(c.length), 0),
-                 min(CASE WHEN c.chunk_index > 0 THEN (i.size - c.length) / c.chunk_index END)
-               FROM chunk c JOIN inode i USING (inode)
-               WHERE c.length > 0 AND i.inode NOT IN (SELECT inode FROM dirty)"""
-        )
-        return int(least), largest

@@ -17,8 +17,10 @@ from benchfs_core.errors import (
     NameTooLong,
     NoSuchEntry,
     NotADirectory,
+    NotPermitted,
     TooManyLinks,
 )
+from benchfs_core.flags import PROTECTING, check_mutable
 from benchfs_core.metadata.database import Database
 from benchfs_core.metadata.inode_rows import COLUMNS, InodeRows
 from benchfs_core.metadata.numbers import Numbers
@@ -67,6 +69,7 @@ class Entries:
         directory = self.directory_for_name(parent, name)
         if name in (b".", b"..") or self.find(parent, name) is not None:
             raise EntryExists(f"{name!r} in inode {parent}")
+        check_mutable(directory)
         return directory
 
     def directory_for_name(self, parent: InodeId, name: bytes) -> Attributes:
@@ -84,6 +87,11 @@ class Entries:
         """What an entry leads to; None if there is none of that name."""
         row = self._execute(_LOOKUP, (parent, name)).fetchone()
         return None if row is None else Attributes._make(row)
+
+    def check_removable(self, parent: InodeId, entry: Attributes) -> None:
+        """NotPermitted: by its own flags or its directory's, what an entry leads to keeps this name."""
+        if (entry.flags | self._inodes.flags(parent)) & PROTECTING:
+            raise NotPermitted(f"inode {entry.inode}, or its directory {parent}, is immutable or append-only")
 
     def check_empty(self, directory: InodeId) -> None:
         """DirectoryNotEmpty: it has entries."""

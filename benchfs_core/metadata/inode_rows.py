@@ -8,12 +8,13 @@ from __future__ import annotations
 import stat
 
 from benchfs_core.errors import NoSuchEntry
+from benchfs_core.flags import INHERITED
 from benchfs_core.metadata.database import Database
 from benchfs_core.types import AttributeChange, Attributes, Credentials, InodeId
 
 COLUMNS = (
     "inode.inode, inode.mode, inode.link_count, inode.uid, inode.gid, inode.rdev, inode.size, inode.blocks,"
-    " inode.atime_ns, inode.mtime_ns, inode.ctime_ns, inode.birth_ns"
+    " inode.atime_ns, inode.mtime_ns, inode.ctime_ns, inode.birth_ns, inode.flags"
 )
 """The columns that make an ``Attributes``, in its order."""
 
@@ -41,10 +42,10 @@ class InodeRows:
         """Add an inode; ``parent`` is the directory that a directory lies in, None for anything else."""
         a = attributes
         self._execute(
-            "INSERT INTO inode VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+            "INSERT INTO inode VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(a.inode, a.mode, a.link_count, a.uid, a.gid, a.rdev, a.size, a.blocks),
-                *(a.atime_ns, a.mtime_ns, a.ctime_ns, parent, a.birth_ns),
+                *(a.atime_ns, a.mtime_ns, a.ctime_ns, parent, a.birth_ns, a.flags),
             ),
         )
 
@@ -54,6 +55,15 @@ class InodeRows:
         given = [(name, value) for name in names if (value := getattr(change, name)) is not None]
         assignments = ", ".join(f"{name} = ?" for name, _ in given)
         self._execute(f"UPDATE inode SET {assignments} WHERE inode = ?", (*(value for _, value in given), inode))
+
+    def flags(self, inode: InodeId) -> int:
+        """The flags of ``inode``; 0 of what does not exist."""
+        row = self._execute("SELECT flags FROM inode WHERE inode = ?", (inode,)).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def set_flags(self, inode: InodeId, flags: int, now_ns: int) -> None:
+        """Set all flags; ctime moves."""
+        self._execute("UPDATE inode SET flags = ?, ctime_ns = ? WHERE inode = ?", (flags, now_ns, inode))
 
     def add_links(self, inode: InodeId, count: int, now_ns: int) -> None:
         """Add ``count``, which may be negative, to the link count; ctime moves."""
@@ -89,7 +99,8 @@ def new_attributes(
 ) -> Attributes:
     """What a new inode in ``directory`` starts with.
 
-    A set-group-ID directory hands on its group, and to directories the bit as well (inode(7), S_ISGID).
+    A set-group-ID directory hands on its group, and to directories the bit as well (inode(7), S_ISGID). Some flags are
+    handed on, too.
     """
     gid = owner.gid
     if directory.mode & stat.S_ISGID:
@@ -97,4 +108,5 @@ def new_attributes(
         if stat.S_ISDIR(mode):
             mode |= stat.S_ISGID
     links = 2 if stat.S_ISDIR(mode) else 1
-    return Attributes(inode, mode, links, owner.uid, gid, rdev, size, 0, now_ns, now_ns, now_ns, now_ns)
+    flags = directory.flags & INHERITED
+    return Attributes(inode, mode, links, owner.uid, gid, rdev, size, 0, now_ns, now_ns, now_ns, now_ns, flags)

@@ -3,7 +3,8 @@
 The package ``benchfs_core.metadata`` is the only place with SQL. Nothing here awaits, so each call is atomic between
 trio checkpoints; each change is whole or not at all, and part of the open transaction (``GroupCommit`` says when that
 is durable). Keeps the rules of ``schema``: names lead to inodes, link counts count names, directories know their
-parent. Permission is not checked here: the kernel does (``default_permissions``).
+parent. Permission is not checked here: the kernel does (``default_permissions``). What flags say of names is, for
+of flags the kernel knows nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from benchfs_core.errors import (
     NotPermitted,
     TooManyLinks,
 )
+from benchfs_core.flags import check_mutable, check_unprotected
 from benchfs_core.metadata.acls import Acls
 from benchfs_core.metadata.contents import Contents
 from benchfs_core.metadata.database import Database
@@ -120,9 +122,10 @@ class MetadataManager:
         """Make a regular file without a name: an orphan, which ``link`` may give one. Begins as ``create`` has it.
 
         Raises:
-            NotPermitted: the directory was removed (as on ext4).
+            NotPermitted: the directory was removed (as on ext4), or is immutable.
         """
         parent = self._entries.directory(directory)
+        check_mutable(parent)
         if parent.link_count == 0:
             raise NotPermitted(f"directory inode {directory} was removed")
         with self._database.change():
@@ -147,7 +150,7 @@ class MetadataManager:
         """Give ``inode`` one more name; with ``was_nameless`` also its first, after which it is an orphan no more.
 
         Raises:
-            NotPermitted: a directory.
+            NotPermitted: a directory, or an inode that is immutable or append-only.
             NoSuchEntry: the inode has no name left.
             EntryExists: the name is taken.
             TooManyLinks: the link count is at its limit.
@@ -160,6 +163,7 @@ class MetadataManager:
         if attributes.link_count >= MAX_LINK_COUNT:
             raise TooManyLinks(f"inode {inode} has {attributes.link_count} names")
         self._entries.directory_for_new(parent, name)
+        check_unprotected(attributes)
         with self._database.change():
             self._entries.add(parent, name, inode)
             self._inodes.add_links(inode, 1, now_ns)
@@ -178,6 +182,7 @@ class MetadataManager:
             IsADirectory: it is a directory.
         """
         attributes = self.lookup(parent, name)
+        self._entries.check_removable(parent, attributes)
         if stat.S_ISDIR(attributes.mode):
             raise IsADirectory(f"{name!r} in inode {parent}")
         with self._database.change():
@@ -200,6 +205,7 @@ class MetadataManager:
         if name == b"..":
             raise DirectoryNotEmpty("rmdir of ..")
         attributes = self.lookup(parent, name)
+        self._entries.check_removable(parent, attributes)
         if not stat.S_ISDIR(attributes.mode):
             raise NotADirectory(f"{name!r} in inode {parent}")
         self._entries.check_empty(attributes.inode)
@@ -231,10 +237,14 @@ class MetadataManager:
         is_directory = stat.S_ISDIR(moved.mode)
         if is_directory:
             self._entries.check_not_below(new_parent, moved.inode)
+        if target is not None and target.inode == moved.inode:
+            return moved, None
+        self._entries.check_removable(parent, moved)
         if target is not None:
-            if target.inode == moved.inode:
-                return moved, None
+            self._entries.check_removable(new_parent, target)
             self._entries.check_replaceable(moved, target)
+        if directory is not None:
+            check_mutable(directory)
         if directory is not None and is_directory and parent != new_parent:
             self._entries.check_room(directory)
         with self._database.change():
@@ -264,6 +274,8 @@ class MetadataManager:
         one, other = self.lookup(parent, name), self.lookup(new_parent, new_name)
         if one.inode == other.inode:
             return one.inode, other.inode
+        self._entries.check_removable(parent, one)
+        self._entries.check_removable(new_parent, other)
         if stat.S_ISDIR(one.mode):
             self._entries.check_not_below(new_parent, one.inode)
         if stat.S_ISDIR(other.mode):
@@ -289,6 +301,11 @@ class MetadataManager:
             if change.mode is not None:
                 self.acls.follow_mode(inode, change.mode)
         return self.get(inode)
+
+    def set_flags(self, inode: InodeId, flags: int, now_ns: int) -> None:
+        """Set all of an inode's flags (``benchfs_core.flags``); ctime moves."""
+        with self._database.change():
+            self._inodes.set_flags(inode, flags, now_ns)
 
     # Rules
 

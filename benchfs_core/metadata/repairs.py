@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 from benchfs_core import acl
 from benchfs_core.errors import InvalidArgument
+from benchfs_core.flags import PROTECTING, SUPPORTED
 from benchfs_core.metadata.checks import (
     ALLOCATED,
     BAD_CHUNK,
+    BAD_FLAGS,
     BAD_NAME,
     BAD_TARGET,
     BAD_TYPE,
@@ -184,6 +186,8 @@ class Repairs:
             bad = f"{column} NOT BETWEEN 0 AND 0xFFFFFFFF"
             self.steps([("owners", f"UPDATE inode SET {column} = {value} WHERE {bad}")], "corrected")
         self.steps([("devices", "UPDATE inode SET rdev = 0 WHERE rdev < 0")], "corrected")
+        known = f"flags & ({SUPPORTED} - {PROTECTING} * (mode & 0xF000 NOT IN (:regular, :directory)))"
+        self.steps([("flags", f"UPDATE inode SET flags = {known} WHERE {BAD_FLAGS}")], "corrected")
 
     def root(self) -> None:
         """Make the root directory what it must be."""

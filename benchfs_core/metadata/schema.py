@@ -56,7 +56,9 @@ CREATE TABLE inode (
     parent      INTEGER,              -- a directory's own parent (the root's is itself), for `..`; else NULL.
                                       --   Rule: equal to the parent of its one dentry
     birth_ns    INTEGER NOT NULL DEFAULT 0,  -- when it was made; 0: not known
-    flags       INTEGER NOT NULL DEFAULT 0   -- FS_*_FL of linux/fs.h (ioctl_iflags(2)); none is in use yet
+    flags       INTEGER NOT NULL DEFAULT 0   -- FS_*_FL of linux/fs.h (ioctl_iflags(2)): 0x10 immutable, 0x20
+                                      --   append-only, 0x40 no dump, 0x80 no atime. Rule: no others; the first two of
+                                      --   regular files and directories only
 ) STRICT;
 
 -- One row for each name. Rule: parent and inode exist, the parent is a directory; no two of one parent have one name.

@@ -8,6 +8,7 @@ handler returns the reply's body, or the parts of it; None says that none is due
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 
 from benchfs_core.errors import EntryExists, InvalidArgument, NoSuchAttribute, NoSuchEntry
@@ -37,6 +38,8 @@ class Handlers:
         self._requests = Requests(filesystem, writeback_cache=writeback_cache)
         self._keep_times = writeback_cache
         self._now_ns = now_ns
+        self._attributes = AttributeHandlers(filesystem, self._requests)
+        self.connect = self._attributes.connect
         self.table: dict[int, tuple[str, Handler]] = {
             opcode: (_COUNTED_AS.get(opcode, opcode.name.lower()), handler)
             for opcode, handler in {
@@ -44,7 +47,7 @@ class Handlers:
                 **self._of_attributes(),
                 **self._of_files(),
                 **self._of_directories(),
-                **AttributeHandlers(filesystem).table,
+                **self._attributes.table,
                 **RangeHandlers(filesystem, write_back, writeback_cache=writeback_cache).table,
             }.items()
         }
@@ -79,7 +82,6 @@ class Handlers:
     def _of_files(self) -> dict[Opcode, Handler]:
         return {
             Opcode.CREATE: self.create,
-            Opcode.TMPFILE: self.tmpfile,
             Opcode.OPEN: self.open,
             Opcode.READ: self.read,
             Opcode.WRITE: self.write,
@@ -207,7 +209,8 @@ class Handlers:
             change = change if kept is None else change._replace(mode=kept)
         drops = bool(valid & SetattrField.KILL_SUIDGID)
         new_size = size if valid & SetattrField.SIZE else None
-        return replies.attr_out(await self._requests.setattr(inode, change, new_size, caller, drops=drops))
+        told = {"touches": _touches(valid, change), "by_handle": bool(valid & SetattrField.FH)}
+        return replies.attr_out(await self._requests.setattr(inode, change, new_size, caller, drops=drops, **told))
 
     async def statfs(self, request: Request) -> Reply:
         """STATFS."""
@@ -263,19 +266,13 @@ class Handlers:
         handle, attributes = await self._requests.create(InodeId(request.inode), name, mode, flags, caller)
         return replies.entry_out(attributes) + replies.open_out(handle, replies.KEEP_CACHE)
 
-    async def tmpfile(self, request: Request) -> Reply:
-        """TMPFILE: open(2) with O_TMPFILE. It is sent as CREATE is, with a name that means nothing."""
-        flags, mode, umask, _ = fixed(protocol.CREATE_IN, request.body)
-        caller = caller_of(request, umask)
-        handle, attributes = await self._requests.create_nameless(InodeId(request.inode), mode, flags, caller)
-        return replies.entry_out(attributes) + replies.open_out(handle, replies.KEEP_CACHE)
-
     async def open(self, request: Request) -> Reply:
         """OPEN."""
         flags, open_flags = fixed(protocol.OPEN_IN, request.body)
         drops = bool(open_flags & protocol.OPEN_KILL_SUIDGID)
-        handle, keep = await self._requests.open(InodeId(request.inode), flags, caller_of(request), drops=drops)
-        return replies.open_out(handle, replies.KEEP_CACHE if keep else 0)
+        opened = await self._requests.open(InodeId(request.inode), flags, caller_of(request), drops=drops)
+        answer = replies.KEEP_CACHE if opened.keeps_cache else 0
+        return replies.open_out(opened.handle, answer | replies.DIRECT_IO if opened.is_direct else answer)
 
     async def read(self, request: Request) -> Reply:
         """READ."""
@@ -284,12 +281,21 @@ class Handlers:
 
     async def write(self, request: Request) -> Reply:
         """WRITE. With a write-back cache the kernel keeps the times; it may have told them before this arrives."""
-        handle, offset, size, flags, *_ = fixed(protocol.WRITE_IN, request.body)
+        handle, offset, size, flags, _, open_flags = fixed(protocol.WRITE_IN, request.body)
         if size != len(request.data):
             raise protocol.ProtocolError(f"a write of {len(request.data)} bytes says it has {size}")
         if flags & protocol.WRITE_KILL_SUIDGID:
             await self._drop_privileges(request)
-        await self._fs.write(HandleId(handle), offset, request.data, keep_times=self._keep_times)
+        if open_flags & os.O_APPEND and self._fs.is_append_only(HandleId(handle)):  # nor does the kernel, of direct I/O
+            await self._requests.drop_capabilities(InodeId(request.inode))
+        await self._fs.write(
+            HandleId(handle),
+            offset,
+            request.data,
+            keep_times=self._keep_times,
+            appends=bool(open_flags & os.O_APPEND),
+            is_late=bool(flags & protocol.WRITE_CACHE),
+        )
         return replies.write_out(size)
 
     async def _drop_privileges(self, request: Request) -> None:
@@ -372,6 +378,13 @@ def _time(valid: int, given: int, now: int, seconds: int, nanoseconds: int, now_
     if valid & given:
         return _nanoseconds(seconds, nanoseconds)
     return now_ns if valid & now else None
+
+
+def _touches(valid: int, change: AttributeChange) -> bool:
+    """Whether both times are set to now. Where the kernel keeps mtime it tells a moment, which is ctime's as well."""
+    if not valid & SetattrField.ATIME_NOW:
+        return False
+    return bool(valid & SetattrField.MTIME_NOW) or (change.mtime_ns is not None and change.mtime_ns == change.ctime_ns)
 
 
 def _sized(value: bytes, size: int) -> bytes:

@@ -50,6 +50,7 @@ class Opcode(enum.IntEnum):
     CREATE = 35
     INTERRUPT = 36
     DESTROY = 38
+    IOCTL = 39
     BATCH_FORGET = 42
     FALLOCATE = 43
     READDIRPLUS = 44
@@ -107,6 +108,8 @@ LSEEK_IN = struct.Struct("<QqI4x")
 """``fuse_lseek_in`` (24): fh, offset, whence."""
 COPY_FILE_RANGE_IN = struct.Struct("<QqQQqQQ")
 """``fuse_copy_file_range_in`` (56): fh_in, off_in, nodeid_out, fh_out, off_out, len, flags."""
+IOCTL_IN = struct.Struct("<QIIQII")
+"""``fuse_ioctl_in`` (32): fh, flags, cmd, arg, in_size, out_size; then the data."""
 FORGET_IN = struct.Struct("<Q")
 """``fuse_forget_in`` (8): nlookup."""
 BATCH_FORGET_IN = struct.Struct("<I4x")
@@ -139,6 +142,8 @@ class SetattrField:
     KILL_SUIDGID = 1 << 11
 
 
+WRITE_CACHE = 1 << 0
+"""``FUSE_WRITE_CACHE``: a delayed write from the page cache."""
 WRITE_KILL_SUIDGID = 1 << 2
 """``FUSE_WRITE_KILL_SUIDGID``."""
 OPEN_KILL_SUIDGID = 1 << 0

@@ -35,15 +35,25 @@ LSEEK_OUT = struct.Struct("<Q")
 """``fuse_lseek_out`` (8): offset; ``fuse_copy_file_range_out`` (Linux 6.18) is the same with bytes_copied."""
 STATFS_OUT = struct.Struct("<QQQQQIII4x24x")
 """``fuse_statfs_out`` (80): blocks, bfree, bavail, files, ffree, bsize, namelen, frsize."""
+IOCTL_OUT = struct.Struct("<iIII")
+"""``fuse_ioctl_out`` (16): result, flags, in_iovs, out_iovs; then the data."""
 GETXATTR_OUT = struct.Struct("<I4x")
 """``fuse_getxattr_out`` (8): size."""
 DIRENT = struct.Struct("<QQII")
 """``fuse_dirent`` (24, then the name): ino, off, namelen, type."""
 
-KEEP_CACHE = 1 << 1
-"""``FOPEN_KEEP_CACHE``."""
+INVAL_INODE_OUT = struct.Struct("<Qqq")
+"""``fuse_notify_inval_inode_out`` (24): ino, off, len."""
+
+DIRECT_IO, KEEP_CACHE = 1 << 0, 1 << 1
+"""``FOPEN_DIRECT_IO`` and ``FOPEN_KEEP_CACHE``."""
+
+_NOTIFY_INVAL_INODE = 2
+"""``FUSE_NOTIFY_INVAL_INODE``, in the place of the errno."""
 
 STATX_BASIC_STATS, STATX_BTIME = 0x7FF, 0x800
+STATX_ATTRIBUTES = 0x70
+"""STATX_ATTR_IMMUTABLE, _APPEND and _NODUMP, of the same values as the flags."""
 """Of <linux/stat.h>."""
 
 _SECOND_NS = 10**9
@@ -60,8 +70,8 @@ def statx_out(attributes: Attributes, *, valid_s: int = CACHE_S) -> bytes:
     a, rdev = attributes, attributes.rdev
     times_ns = a.atime_ns, a.birth_ns, a.ctime_ns, a.mtime_ns
     return STATX_OUT.pack(
-        *(valid_s, 0, 0, STATX_BASIC_STATS | (STATX_BTIME if a.birth_ns else 0), BLOCK_SIZE, 0),
-        *(a.link_count, a.uid, a.gid, a.mode, a.inode, a.size, a.blocks, 0),
+        *(valid_s, 0, 0, STATX_BASIC_STATS | (STATX_BTIME if a.birth_ns else 0), BLOCK_SIZE),
+        *(a.flags & STATX_ATTRIBUTES, a.link_count, a.uid, a.gid, a.mode, a.inode, a.size, a.blocks, STATX_ATTRIBUTES),
         *(part for time_ns in times_ns for part in divmod(time_ns, _SECOND_NS)),
         *(rdev >> 8 & 0xFFF, rdev & 0xFF | rdev >> 12 & 0xFFF00, 0, 0),  # as new_encode_dev has packed it in MKNOD
     )
@@ -90,6 +100,11 @@ def write_out(length: int) -> bytes:
 def xattr_size_out(length: int) -> bytes:
     """Of GETXATTR and LISTXATTR that ask for the size only."""
     return GETXATTR_OUT.pack(length)
+
+
+def ioctl_out(data: bytes = b"") -> bytes:
+    """Of IOCTL that succeeded, with what it has to tell."""
+    return IOCTL_OUT.pack(0, 0, 0, 0) + data
 
 
 class Listing:
@@ -125,6 +140,12 @@ class Listing:
 def head(unique: int, length: int) -> bytes:
     """The header of a reply that tells success, and is followed by ``length`` bytes."""
     return OUT_HEADER.pack(OUT_HEADER.size + length, 0, unique)
+
+
+def attributes_changed(inode: int) -> bytes:
+    """A message that is no reply: what the kernel has of an inode's attributes does not hold any more."""
+    body = INVAL_INODE_OUT.pack(inode, -1, 0)  # an offset below 0: of its content everything holds
+    return OUT_HEADER.pack(OUT_HEADER.size + len(body), _NOTIFY_INVAL_INODE, 0) + body
 
 
 def failure(unique: int, number: int) -> bytes:

@@ -6,6 +6,7 @@ Every function here raises OSError with the call's errno, as those of ``os`` do.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import stat
 import struct
@@ -127,6 +128,46 @@ def statx(name: str, mask: int = STATX_BASIC_STATS | STATX_BTIME, flags: int = 0
     seconds, nanoseconds = struct.unpack_from("<qI", buffer, 0x50)
     status = (*owner, mode, inode, size, blocks)
     return Statx(told, attributes, attributes_mask, status, seconds * 10**9 + nanoseconds)
+
+
+IMMUTABLE, APPEND, NODUMP, NOATIME = 0x10, 0x20, 0x40, 0x80
+"""Flags of ioctl_iflags(2)."""
+SHOWN = 0xFF
+"""Flags that chattr(1) can change, not those that ext4 shows of how it keeps a file."""
+FSXATTR = struct.Struct("<IIIII8x")
+"""``struct fsxattr``: xflags, extsize, nextents, projid, cowextsize."""
+
+
+def ioctl(name: str | int, command: int, buffer: bytes) -> bytes:
+    """ioctl(2), of a descriptor or of what has the name."""
+    if isinstance(name, int):
+        return fcntl.ioctl(name, command, buffer)
+    descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        return fcntl.ioctl(descriptor, command, buffer)
+    finally:
+        os.close(descriptor)
+
+
+def get_flags(name: str | int) -> int:
+    """FS_IOC_GETFLAGS, those that can be set."""
+    return int(struct.unpack("<Q", ioctl(name, 0x80086601, bytes(8)))[0]) & SHOWN
+
+
+def set_flags(name: str | int, flags: int) -> None:
+    """FS_IOC_SETFLAGS, those that can be set."""
+    (shown,) = struct.unpack("<Q", ioctl(name, 0x80086601, bytes(8)))
+    ioctl(name, 0x40086602, struct.pack("<Q", shown & ~SHOWN | flags))
+
+
+def get_fsxattr(name: str) -> tuple[int, ...]:
+    """FS_IOC_FSGETXATTR."""
+    return FSXATTR.unpack(ioctl(name, 0x801C581F, bytes(28)))
+
+
+def set_fsxattr(name: str, *values: int) -> None:
+    """FS_IOC_FSSETXATTR."""
+    ioctl(name, 0x401C5820, FSXATTR.pack(*values))
 
 
 class _Dirent(ctypes.Structure):

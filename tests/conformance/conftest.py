@@ -83,7 +83,7 @@ def world_in(place: Place) -> Iterator[World]:
     top = place.directory / str(next(_numbers))
     top.mkdir()
     top.chmod(0o777)
-    umask, opened = os.umask(0o022), set(os.listdir("/proc/self/fd"))
+    umask, opened = os.umask(0o022), _descriptors()
     try:
         with contextlib.chdir(top):
             yield World(place, top)
@@ -92,10 +92,15 @@ def world_in(place: Place) -> Iterator[World]:
         _close_since(opened, place.directory)
 
 
+def _descriptors() -> set[str]:
+    """Open descriptors, without that of this listing, whose number is the next to be given."""
+    return {descriptor for descriptor in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{descriptor}")}
+
+
 def _close_since(opened: set[str], directory: Path) -> None:
     """Close what a row left open below ``directory``, which could not be unmounted."""
-    for descriptor in set(os.listdir("/proc/self/fd")) - opened:
-        with contextlib.suppress(OSError):  # the listing's own is closed by now
+    for descriptor in _descriptors() - opened:
+        with contextlib.suppress(OSError):
             if os.readlink(f"/proc/self/fd/{descriptor}").startswith(f"{directory}/"):
                 os.close(int(descriptor))
 

@@ -23,7 +23,7 @@ from benchfs_core.errors import FileSystemError, NoSuchAttribute
 from benchfs_core.filesystem import FileSystem
 from benchfs_core.types import ROOT_INODE, AttributeChange, Attributes, HandleId, InodeId, StoreKind, SyncMode
 from tests.support.durable import DurableContent, pattern
-from tests.support.model import DIRECTORY, FILE, SYMLINK, Model, Node, Snapshot
+from tests.support.model import APPEND, DIRECTORY, FILE, IMMUTABLE, SYMLINK, Model, Node, Snapshot
 from tests.support.portal import HeldVolume, Portal
 from tests.support.volumes import CHUNK_SIZE, OWNER, Ticks, crash_copy, findings, listing, read_inode
 
@@ -33,6 +33,7 @@ NAME = st.sampled_from([b"a", b"ab", b"ba", b"\xff\n"])
 NEAR_A_BOUNDARY = st.builds(lambda chunk, off: max(0, chunk * CHUNK_SIZE + off), st.integers(0, 4), st.integers(-2, 2))
 OFFSET = st.one_of(NEAR_A_BOUNDARY, st.integers(0, 9000), st.integers(0, 4 * CHUNK_SIZE))
 LENGTH = st.one_of(st.integers(0, 5000), st.sampled_from([1, CHUNK_SIZE, CHUNK_SIZE + 1, 2 * CHUNK_SIZE + 7]))
+FLAGS = st.sampled_from([0, 0, IMMUTABLE, APPEND, IMMUTABLE | APPEND, 0xC0, 0x40 | IMMUTABLE])
 MODE = st.sampled_from([0o600, 0o644, 0o4755])
 KINDS = {stat.S_IFDIR: DIRECTORY, stat.S_IFREG: FILE, stat.S_IFLNK: SYMLINK}
 MAX_OPEN = 4
@@ -176,6 +177,8 @@ class FilesystemMachine(RuleBasedStateMachine):
             return attributes
 
         self._both(real, lambda: self.model.make_nameless(self.made, mode, linkable))
+        if not opened:
+            return
         self.contents[self.made] = DurableContent()
         self.changed_at[self.made] = len(self.history) - 1
         self.handles.append((opened[0], self.made))
@@ -246,21 +249,37 @@ class FilesystemMachine(RuleBasedStateMachine):
         node = self.model.nodes.get(number)
         if node is not None and node.kind != SYMLINK:
             change = AttributeChange(mode=mode)
-            self._both(lambda: self.fs.setattr(InodeId(number), change), lambda: setattr(node, "mode", mode), number)
+            model = self.model
+            self._both(lambda: self.fs.setattr(InodeId(number), change), lambda: model.chmod(number, mode), number)
+
+    @rule(which=PICK, flags=FLAGS)
+    def set_flags(self, which: int, flags: int) -> None:
+        number = InodeId(self._target(*self._entry(which)) or ROOT_INODE)
+        if self.model.nodes[number].kind != SYMLINK:
+            self._both(lambda: self.fs.flags.set(number, flags), lambda: self.model.set_flags(number, flags), number)
+            if flags & (IMMUTABLE | APPEND) and flags & 1 == which & 1:  # not for long, for then nothing happens
+                self.chmod(which, 0o600)
+                self.set_flags(which, 0)
 
     @rule(which=PICK, name=st.sampled_from([b"user.a", b"user.b"]), value=st.none() | st.binary(max_size=9))
     def xattr(self, which: int, name: bytes, value: bytes | None) -> None:
         number = InodeId(self._target(*self._entry(which)) or ROOT_INODE)
-        xattrs = self.model.nodes[number].xattrs
+        node = self.model.nodes[number]
+        xattrs = node.xattrs
+
+        def put() -> None:
+            node.unprotected()
+            xattrs[name] = value or b""
 
         def remove() -> None:
+            node.unprotected()
             if xattrs.pop(name, None) is None:
                 raise NoSuchAttribute
 
         if value is None:
             self._both(lambda: self.fs.xattrs.remove(number, name), remove, number)
         else:
-            self._both(lambda: self.fs.xattrs.set(number, name, value), lambda: xattrs.update({name: value}), number)
+            self._both(lambda: self.fs.xattrs.set(number, name, value), put, number)
 
     # Content
 
@@ -269,7 +288,10 @@ class FilesystemMachine(RuleBasedStateMachine):
         number = self._file(which)
         if number is None or len(self.handles) >= MAX_OPEN:
             return
-        handle = self.portal.call(lambda: self.fs.open(InodeId(number), truncate=truncate))
+        model = self.model.nodes[number]
+        handle = self._both(lambda: self.fs.open(InodeId(number), truncate=truncate), model.unprotected, number)
+        if handle is None:
+            return
         self.handles.append((handle, number))
         self.changed_at[number] = len(self.history) - 1
         if truncate:
@@ -289,6 +311,9 @@ class FilesystemMachine(RuleBasedStateMachine):
         handle, number = self.handles[which % len(self.handles)]
         self.writes += 1
         data = pattern(self.writes, offset, length)
+        if self.model.nodes[number].flags & IMMUTABLE:
+            self._both(lambda: self.fs.write(handle, offset, data), self.model.nodes[number].mutable)
+            return
         assert self.portal.call(lambda: self.fs.write(handle, offset, data)) == length
         self.model.nodes[number].write(offset, data)
         self.contents[number].wrote(offset, data)
@@ -305,7 +330,10 @@ class FilesystemMachine(RuleBasedStateMachine):
     @rule(which=PICK, size=OFFSET)
     def truncate(self, which: int, size: int) -> None:
         number = self._file(which)
-        if number is not None:
+        if number is not None and self.model.nodes[number].flags & (IMMUTABLE | APPEND):
+            change, node = AttributeChange(), self.model.nodes[number]
+            self._both(lambda: self.fs.setattr(InodeId(number), change, size), node.unprotected)
+        elif number is not None:
             seen = self.portal.call(lambda: self.fs.setattr(InodeId(number), AttributeChange(), size))
             assert seen.size == size
             self.model.nodes[number].truncate(size)
@@ -366,8 +394,9 @@ class FilesystemMachine(RuleBasedStateMachine):
         for number, node in self.model.nodes.items():
             node.links = 0
             if number in seen:
-                _, node.links, node.mode, node.target, xattrs, entries = seen[number]  # type: ignore[assignment]
-                node.xattrs, node.entries = dict(xattrs), dict(entries)  # type: ignore[call-overload]
+                _, node.links, node.mode, node.target, flags, xattrs, entries = seen[number]
+                node.flags = flags
+                node.xattrs, node.entries = dict(xattrs), dict(entries)
         for number in self._named(DIRECTORY):
             for child in self.model.nodes[number].entries.values():
                 self.model.nodes[child].parent = number
@@ -400,7 +429,7 @@ class FilesystemMachine(RuleBasedStateMachine):
             entries = await listing(self.fs, inode) if kind == DIRECTORY else {}
             target = await self.fs.readlink(inode) if kind == SYMLINK else b""
             xattrs = {name: await self.fs.xattrs.get(inode, name) for name in await self.fs.xattrs.names(inode)}
-            node = Node(inode, kind, stat.S_IMODE(seen.mode), seen.link_count, target, 0, {}, xattrs)
+            node = Node(inode, kind, stat.S_IMODE(seen.mode), seen.link_count, target, 0, {}, xattrs, flags=seen.flags)
             node.entries = {name: entry.attributes.inode for name, entry in entries.items()}
             snapshot[inode] = node.seen()
             waiting += [entry.attributes for entry in entries.values()]

@@ -7,13 +7,15 @@ the numbers are those of the filesystem under test. Nothing here knows of chunks
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from benchfs_core import errors
 from benchfs_core.types import ROOT_INODE
 
+IMMUTABLE, APPEND, INHERITED = 0x10, 0x20, 0xC0
 DIRECTORY, FILE, SYMLINK = "directory", "file", "symlink"
-Snapshot = dict[int, tuple[object, ...]]
-"""What is to be seen of every inode that has a name: kind, links, mode, target, xattrs, entries."""
+Snapshot = dict[int, tuple[Any, ...]]
+"""What is to be seen of every inode that has a name: kind, links, mode, target, flags, xattrs, entries."""
 
 
 @dataclass
@@ -29,12 +31,21 @@ class Node:
     entries: dict[bytes, int] = field(default_factory=dict)
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
     data: bytearray = field(default_factory=bytearray)
+    flags: int = 0
     linkable: bool = False
     """Whether it was made without a name, and may still get one."""
 
-    def seen(self) -> tuple[object, ...]:
+    def seen(self) -> tuple[Any, ...]:
         entries, xattrs = tuple(sorted(self.entries.items())), tuple(sorted(self.xattrs.items()))
-        return self.kind, self.links, self.mode, self.target, xattrs, entries
+        return self.kind, self.links, self.mode, self.target, self.flags, xattrs, entries
+
+    def unprotected(self) -> None:
+        if self.flags & (IMMUTABLE | APPEND):
+            raise errors.NotPermitted
+
+    def mutable(self) -> None:
+        if self.flags & IMMUTABLE:
+            raise errors.NotPermitted
 
     def write(self, offset: int, data: bytes) -> None:
         if data:
@@ -62,14 +73,17 @@ class Model:
 
     def make(self, parent: int, name: bytes, kind: str, mode: int, number: int, target: bytes = b"") -> None:
         self._free(parent, name)
-        node = Node(number, kind, mode, 2 if kind == DIRECTORY else 1, target, parent)
+        links, flags = 2 if kind == DIRECTORY else 1, self.nodes[parent].flags & INHERITED
+        node = Node(number, kind, mode, links, target, parent, flags=flags)
         assert number not in self.nodes, "an inode number was used twice"
         self.nodes[number] = node
         self._enter(parent, name, node)
 
     def make_nameless(self, number: int, mode: int, linkable: bool) -> None:
         assert number not in self.nodes, "an inode number was used twice"
-        self.nodes[number] = Node(number, FILE, mode, 0, linkable=linkable)
+        self.nodes[ROOT_INODE].mutable()
+        flags = self.nodes[ROOT_INODE].flags & INHERITED
+        self.nodes[number] = Node(number, FILE, mode, 0, flags=flags, linkable=linkable)
 
     def link(self, number: int, parent: int, name: bytes) -> None:
         node = self.nodes[number]
@@ -78,17 +92,18 @@ class Model:
         if not (node.links or node.linkable):
             raise errors.NoSuchEntry
         self._free(parent, name)
+        node.unprotected()
         node.links, node.linkable = node.links + 1, False
         self._enter(parent, name, node)
 
     def unlink(self, parent: int, name: bytes) -> None:
-        node = self.lookup(parent, name)
+        node = self._removable(parent, name)
         if node.kind == DIRECTORY:
             raise errors.IsADirectory
         self._leave(parent, name).links -= 1
 
     def rmdir(self, parent: int, name: bytes) -> None:
-        node = self.lookup(parent, name)
+        node = self._removable(parent, name)
         if node.kind != DIRECTORY:
             raise errors.NotADirectory
         if node.entries:
@@ -103,6 +118,9 @@ class Model:
         self._not_below(new_parent, moved)
         if target is moved:
             return
+        self._removable(parent, name)
+        if target is not None:
+            self._removable(new_parent, new_name)
         if target is None:
             self._free(new_parent, new_name)
         elif target.kind == DIRECTORY and moved.kind != DIRECTORY:
@@ -119,6 +137,8 @@ class Model:
         one, other = self.lookup(parent, name), self.lookup(new_parent, new_name)
         if one is other:
             return
+        self._removable(parent, name)
+        self._removable(new_parent, new_name)
         self._not_below(new_parent, one)
         self._not_below(parent, other)
         self._leave(parent, name)
@@ -137,6 +157,23 @@ class Model:
             raise errors.NoSuchEntry
         if name in directory.entries:
             raise errors.EntryExists
+        directory.mutable()
+
+    def _removable(self, parent: int, name: bytes) -> Node:
+        node = self.lookup(parent, name)
+        self.nodes[parent].unprotected()
+        node.unprotected()
+        return node
+
+    def set_flags(self, number: int, flags: int) -> None:
+        node = self.nodes[number]
+        if node.flags & flags & IMMUTABLE and node.flags != flags:
+            raise errors.NotPermitted
+        node.flags = flags
+
+    def chmod(self, number: int, mode: int) -> None:
+        self.nodes[number].unprotected()
+        self.nodes[number].mode = mode
 
     def _enter(self, parent: int, name: bytes, node: Node) -> None:
         self.nodes[parent].entries[name] = node.number

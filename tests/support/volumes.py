@@ -138,7 +138,7 @@ async def write_file(filesystem: FileSystem, name: bytes, data: bytes, offset: i
 async def read_inode(filesystem: FileSystem, inode: InodeId) -> bytes:
     """All of a file, to the end that stat shows and no further."""
     size = (await filesystem.getattr(inode)).size
-    handle = await filesystem.open(inode)
+    handle = await filesystem.open(inode, writes=False)
     data = bytes(await filesystem.read(handle, 0, size + 1))
     await filesystem.release(handle)
     assert len(data) == size

@@ -31,7 +31,11 @@ def volume(tmp_path: Path) -> Damaged:
 
 NAMES = st.binary(min_size=1, max_size=20).filter(lambda name: name not in (b".", b"..") and not {0, 47} & set(name))
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["mkdir", "file", "symlink", "link", "xattr", "unlink"]), NAMES, st.binary(max_size=300)),
+    st.tuples(
+        st.sampled_from(["mkdir", "file", "symlink", "link", "xattr", "unlink", "flags"]),
+        NAMES,
+        st.binary(max_size=300),
+    ),
     max_size=12,
 )
 
@@ -51,6 +55,8 @@ async def build(fs: FileSystem, steps: list[tuple[str, bytes, bytes]]) -> None:
                     await fs.link(await _any_inode(fs), ROOT_INODE, name)
                 case "xattr":
                     await fs.xattrs.set(await _any_inode(fs), b"user." + name, data)
+                case "flags":
+                    await fs.flags.set(await _any_inode(fs), len(data) & 0xF0)
                 case "unlink":
                     await fs.unlink(ROOT_INODE, name)
         except FileSystemError:

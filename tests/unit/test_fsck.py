@@ -76,6 +76,8 @@ IN_THE_DATABASE = [
     ("negative mode", "UPDATE inode SET mode = -1 WHERE inode = {file}",
      {"attributes", "chunk-owner", "size", "blocks"}),
     ("owner", "UPDATE inode SET uid = -1 WHERE inode = {file}", {"attributes"}),
+    ("unknown flags", "UPDATE inode SET flags = 1 << 40 | 0x50 WHERE inode = {file}", {"attributes"}),
+    ("immutable link", "UPDATE inode SET flags = 0xB0 WHERE inode = {symlink}", {"attributes"}),
     ("parent of a file", "UPDATE inode SET parent = 1 WHERE inode = {file}", {"directory-parent"}),
     ("xattr's name", "UPDATE xattr SET name = x'78'", {"xattr"}),
     ("cut", "INSERT INTO dirty VALUES ({file}, -5)", {"dirty-cut"}),

@@ -51,6 +51,7 @@ SIZES = {
     "fuse_forget_in": protocol.FORGET_IN.size,
     "fuse_batch_forget_in": protocol.BATCH_FORGET_IN.size,
     "fuse_forget_one": protocol.FORGET_ONE.size,
+    "fuse_ioctl_in": protocol.IOCTL_IN.size,
     "fuse_interrupt_in": protocol.INTERRUPT_IN.size,
     "fuse_fallocate_in": protocol.FALLOCATE_IN.size,
     "fuse_lseek_in": protocol.LSEEK_IN.size,
@@ -61,6 +62,8 @@ SIZES = {
     "fuse_open_out": replies.OPEN_OUT.size,
     "fuse_write_out": replies.WRITE_OUT.size,
     "fuse_statfs_out": replies.STATFS_OUT.size,
+    "fuse_ioctl_out": replies.IOCTL_OUT.size,
+    "fuse_notify_inval_inode_out": replies.INVAL_INODE_OUT.size,
     "fuse_getxattr_out": replies.GETXATTR_OUT.size,
 }
 ATTRIBUTES = Attributes(InodeId(7), 0o100644, 2, 10, 20, 0x1234, 5000, 16, 10**9 + 1, 2 * 10**9 + 2, -1)
