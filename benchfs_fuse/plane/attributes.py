@@ -35,7 +35,7 @@ class AttributeHandlers:
     def __init__(self, filesystem: FileSystem, requests: Requests) -> None:
         self._fs = filesystem
         self._requests = requests
-        self._tell: Callable[[bytes], None] | None = None
+        self._tell: Callable[[bytes], None] = _nobody
         self.table: dict[Opcode, Handler] = {
             Opcode.TMPFILE: self.tmpfile,
             Opcode.STATX: self.statx,
@@ -82,8 +82,7 @@ class AttributeHandlers:
             xflags = sum(xflag for flag, xflag in _XFLAGS.items() if found & flag)
             return replies.ioctl_out(_FSXATTR.pack(xflags, 0, 0, 0, 0))
         await self._fs.flags.set(inode, _FLAGS.unpack(data)[0] if command == FS_IOC_SETFLAGS else _flags_of(data))
-        if self._tell is not None:  # ctime has moved, which the kernel does not expect of an ioctl
-            self._tell(replies.attributes_changed(inode))
+        self._tell(replies.attributes_changed(inode))  # ctime has moved, which the kernel does not expect of an ioctl
         return replies.ioctl_out()
 
 
@@ -94,6 +93,10 @@ _COMMANDS = {
     FS_IOC_FSSETXATTR: _FSXATTR,
 }
 """What each command takes or tells."""
+
+
+def _nobody(message: bytes) -> None:
+    raise AssertionError("not connected")
 
 
 def _flags_of(data: bytes) -> int:

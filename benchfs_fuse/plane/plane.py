@@ -74,7 +74,8 @@ class Plane:
         self._device = Device(ring, descriptor, profile.meter.now_ns)
         self._dispatcher: Dispatcher[Slot] = Dispatcher(ring, self._device, self._begin, MAX_REQUESTS)
         self._forwarder = Forwarder(self._device, pair)
-        handlers.connect(self._device.send)
+        for either in (handlers, timed_handlers):
+            either.connect(self._device.send)
 
     @property
     def opcodes(self) -> frozenset[int]:

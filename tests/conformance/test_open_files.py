@@ -6,14 +6,14 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
-from errno import EBADF, EEXIST, EINVAL, ELOOP, ENOENT, ENOTDIR, EOPNOTSUPP, EPERM, ETXTBSY
+from errno import EBADF, EEXIST, EINVAL, ELOOP, ENOENT, ENOTDIR, EPERM, ETXTBSY
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.conformance.calls import link_followed
-from tests.conformance.world import KINDS, OTHER, Rule, Rules, World, fails, inode, links, make, opened, read, write
+from tests.conformance.world import KINDS, OTHER, Rule, Rules, World, fails, inode, make, opened, read, write
 
 pytestmark = pytest.mark.fuse
 rules = Rules()
@@ -227,22 +227,6 @@ def o_path_names_an_inode_and_opens_nothing(world: World) -> None:
         assert os.readlink("", dir_fd=symlink) == "file"
 
     world.run(OTHER, look)
-
-
-def _tmpfile(world: World) -> None:
-    descriptor = os.open(".", os.O_TMPFILE | os.O_RDWR, 0o644)
-    os.write(descriptor, b"content")
-    link_followed(f"/proc/self/fd/{descriptor}", "file")
-    os.close(descriptor)
-    assert (read("file"), links("file")) == (b"content", 1)
-
-
-def _no_tmpfile(world: World) -> None:
-    fails(EOPNOTSUPP, os.open, ".", os.O_TMPFILE | os.O_RDWR, 0o644)
-    assert os.listdir() == []
-
-
-rules.add("O_TMPFILE", "open(2)", _tmpfile, differs="not supported; programs fall back (open(2))", benchfs=_no_tmpfile)
 
 
 @rules("execve(2), open(2): ETXTBSY")
