@@ -79,8 +79,8 @@ CODES: dict[str, Code] = {
         "follows the mode if it is valid; else removed",
     ),
     "attributes": Code(
-        "a type, owner or device number that cannot be",
-        "the type that other rows speak for; the owner of the root directory; device 0",
+        "a type, owner, device number or flag that cannot be",
+        "the type that other rows speak for; the owner of the root directory; device 0; without the flag",
     ),
     "dirty-owner": Code("the dirty mark of something that is no regular file", "removed"),
     "dirty-cut": Code("a cut at an impossible offset", "removed; the file stays dirty"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -227,7 +226,7 @@ async def test_ctime_moves_and_nothing_else(fs: FileSystem) -> None:
             await fs.flags.set(node, flags)
             after = await fs.getattr(node)
             assert after.ctime_ns > before.ctime_ns
-            assert after == replace(before, ctime_ns=after.ctime_ns, flags=flags)
+            assert after == before._replace(ctime_ns=after.ctime_ns, flags=flags)
 
 
 async def test_what_is_made_in_a_directory_inherits_some(fs: FileSystem) -> None:
