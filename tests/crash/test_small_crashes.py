@@ -67,14 +67,12 @@ async def test_small_crashes(name: str, sync: SyncMode, inline_bytes: int) -> No
 
 
 RANGE_STEPS: tuple[Step, ...] = (
-    ("write", "a", 1, 1),
     ("truncate", "a", 700),
     ("punch", "a", 1, 127),
     ("zero", "a", 0, 200),
     ("allocate", "a", 70_000),
     ("copy", "a", "b", 0, 1, 129),
     ("copy", "b", "a", 0, 2, 0),
-    ("copy", "a", "a", 0, 1, 200),
     ("fsync", "a"),
     ("settle",),
 )
