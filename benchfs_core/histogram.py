@@ -52,7 +52,6 @@ class Histogram:
         if not values:
             return
         largest = max(values)
-        assert min(values) >= 0
         if largest > MAX_VALUE:
             values = [min(value, MAX_VALUE) for value in values]
             largest = MAX_VALUE

@@ -1,7 +1,7 @@
 """``Profile``: what each kind of request has cost a mount so far: how many, how long, and where the time went.
 
 Imports ``histogram``, ``meter`` and the standard library; knows neither FUSE nor trio. Of every request the number,
-the bytes and how long it took are counted, which costs it a third of a microsecond. Where its time went is found out of
+the bytes and how long it took are counted, which costs it most of a microsecond. Where its time went is found out of
 one request in ``SPLIT_EVERY`` or so, drawn at random, which stands for those since the last one; of each of the first
 ``SPLIT_FIRST`` of a kind; and of each while somebody *watches*. Traces of requests are kept only while somebody
 *traces*. Watching and tracing end by themselves when they are not asked for again: whoever asked may be gone.
@@ -25,11 +25,12 @@ from benchfs_core.meter import PARTS, Meter, Timing
 
 Json: TypeAlias = bool | int | str | list["Json"] | dict[str, "Json"] | None
 
-FOLD_AT = 256
-"""So many durations of a kind are kept one by one before they are put into its histogram."""
-
 SPLIT_FIRST = 16
-SPLIT_EVERY = 64
+SPLIT_EVERY = 1024
+
+FOLD_AT = 1024
+"""So many durations of a kind are kept one by one, at least, before they are put into its histogram: that takes 50 µs
+and 80 ns for each of them, most of it for code and memory that no request has used lately."""
 
 WATCH_NS = 5 * 10**9
 """How long watching and tracing go on unless they are asked for again."""
@@ -45,8 +46,8 @@ class Operation:
     """What one kind of request has cost so far."""
 
     __slots__ = (
-        *("_begun", "_due", "_folded", "_gap", "_histogram", "_now_ns", "_number", "_profile", "_split", "_times"),
-        *("bytes", "errors", "name", "split_requests"),
+        *("_begun", "_folded", "_gap", "_histogram", "_now_ns", "_number", "_profile", "_split"),
+        *("bytes", "errors", "name", "split_requests", "times_ns", "unsplit"),
     )
 
     def __init__(self, profile: Profile, number: int, name: str) -> None:
@@ -57,12 +58,15 @@ class Operation:
         """How many were answered with an error; counted by the front end."""
         self.split_requests = 0
         """How many were split."""
+        self.times_ns: list[int] = []
+        """How long each took that is not in the histogram yet."""
+        self.unsplit = 0
+        """How many more come before one is split."""
         self._profile = profile
         self._now_ns = profile.meter.now_ns
         self._number = number
         self._histogram = Histogram()
         self._folded = 0
-        self._times: list[int] = []
         self._split = [0] * len(PARTS)
         self._begun = 0
         """How many had begun when the last one was split."""
@@ -71,27 +75,47 @@ class Operation:
     @property
     def count(self) -> int:
         """How many were answered."""
-        return self._folded + len(self._times)
+        return self._folded + len(self.times_ns)
 
     def split_next(self) -> None:
         """Split the next one."""
-        self._due = self._gap = 1
+        self.unsplit = 0
+        self._gap = 1
 
     def begin(self, arrived_ns: int) -> Timing | None:
-        """A request has arrived; what to time it with, if it is to be split."""
-        self._due -= 1
-        return self._timing(arrived_ns) if self._due <= 0 else None
+        """A request has arrived; what to time it with, if it is to be split.
+
+        Where every tenth of a microsecond counts, ``unsplit`` is looked at instead, and lowered while it is not 0.
+        """
+        if self.unsplit:
+            self.unsplit -= 1
+            return None
+        return self.split(arrived_ns)
 
     def end(self, arrived_ns: int, moved: int, timing: Timing | None) -> None:
-        """A request is answered that arrived at ``arrived_ns`` and moved so many bytes of files."""
+        """A request is answered that arrived at ``arrived_ns`` and moved so many bytes of files.
+
+        Of one that is not split the same is done by adding to ``times_ns`` and ``bytes``.
+        """
         now_ns = self._now_ns()
-        times = self._times
-        times.append(now_ns - arrived_ns)
+        self.times_ns.append(now_ns - arrived_ns)
         self.bytes += moved
         if timing is not None:
             self._keep(timing, now_ns, moved)
-        if len(times) >= FOLD_AT:
+
+    def split(self, arrived_ns: int) -> Timing:
+        """What to time a request with that is split; which one is next is drawn anew."""
+        if len(self.times_ns) >= FOLD_AT:
             self._fold()
+        weight = self._gap
+        self._begun += weight
+        if self._profile.is_watched():
+            self._gap = 1
+        else:
+            spacing = min(SPLIT_EVERY, max(1, self._begun // SPLIT_FIRST))
+            self._gap = 1 + int(self._profile.random() * (2 * spacing - 1))
+        self.unsplit = self._gap - 1
+        return Timing(self._now_ns, arrived_ns, weight=weight, traced=self._profile.is_traced)
 
     def tell(self) -> dict[str, Json]:
         """All of it, durations in nanoseconds; ``split_ns``, by ``Part``, stands for all requests."""
@@ -108,20 +132,9 @@ class Operation:
         }
 
     def _fold(self) -> None:
-        self._histogram.add(self._times)
-        self._folded += len(self._times)
-        self._times.clear()
-
-    def _timing(self, arrived_ns: int) -> Timing:
-        weight = self._gap
-        self._begun += weight
-        if self._profile.is_watched():
-            self._gap = 1
-        else:
-            spacing = min(SPLIT_EVERY, max(1, self._begun // SPLIT_FIRST))
-            self._gap = self._profile.randrange(1, 2 * spacing)
-        self._due = self._gap
-        return Timing(self._now_ns, arrived_ns, weight=weight, traced=self._profile.is_traced)
+        self._histogram.add(self.times_ns)
+        self._folded += len(self.times_ns)
+        self.times_ns.clear()
 
     def _keep(self, timing: Timing, now_ns: int, moved: int) -> None:
         timing.end(now_ns)
@@ -135,15 +148,15 @@ class Operation:
 class Profile:
     """What the requests of one mount have cost so far."""
 
-    def __init__(self, meter: Meter | None = None, randrange: Callable[[int, int], int] = random.randrange) -> None:
+    def __init__(self, meter: Meter | None = None, random: Callable[[], float] = random.random) -> None:
         """Count for a mount.
 
         Args:
             meter: of the volume, which splits the requests that are followed with it; None: nothing is split further.
-            randrange: a source of whole numbers, from the first up to but not including the second.
+            random: a source of numbers from 0 up to but not including 1.
         """
         self.meter = meter or Meter()
-        self.randrange = randrange
+        self.random = random
         self.is_traced = False
         """Whether traces are kept."""
         self._operations: dict[str, Operation] = {}

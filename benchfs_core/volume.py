@@ -40,7 +40,7 @@ from benchfs_core.metadata.group_commit import GroupCommit
 from benchfs_core.metadata.manager import MetadataManager
 from benchfs_core.metadata.numbers import Numbers
 from benchfs_core.metadata.space import DatabaseSpace, open_database_file
-from benchfs_core.meter import Meter, Part, metered
+from benchfs_core.meter import Meter, Part
 from benchfs_core.mounting import Mounting
 from benchfs_core.recovery import Recovered, recover
 from benchfs_core.superblock import (
@@ -178,8 +178,9 @@ async def _serve(storage: _Storage, source: Path, options: VolumeOptions, clocks
     numbers, inodes = Numbers(database), InodeTable()
     meter = storage.meter
     commit = GroupCommit(database, numbers, storage.flush_wal, storage.checkpointer, storage.space, meter)
-    tables = ("marks", "contents", "xattrs", "acls")
-    metadata = metered(MetadataManager(database, numbers, acl=options.acl), meter, Part.METADATA, inner=tables)
+    metadata = MetadataManager(database, numbers, acl=options.acl)
+    for layer in (metadata, metadata.marks, metadata.contents, metadata.xattrs, metadata.acls):
+        meter.follow_into(layer, Part.METADATA)
     durability = DataDurability(storage.store, metadata.marks, commit, chunk_size, options.sync, meter)
     maintenance = Maintenance(
         storage.store, metadata.marks, commit, inodes, durability, options.commit_interval_s, clocks.now_s

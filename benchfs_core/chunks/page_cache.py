@@ -73,8 +73,12 @@ class PageCache:
         begun_s = self._now_s()
         if begun_s < self._no_write_before_s:
             return 0
-        with self._meter.part(Part.DISK):
+        timing = self._meter.current
+        if timing is None:
             done = os.pwritev(descriptor, [data], offset, 0)
+        else:
+            with self._meter.part(Part.DISK):
+                done = os.pwritev(descriptor, [data], offset, 0)
         ended_s = self._now_s()
         if ended_s - begun_s > _SLOW_S:
             self._no_write_before_s = ended_s + _PAUSE_S

@@ -34,14 +34,18 @@ _FORGETTING = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
 """Requests without an answer, not even to failure."""
 
 
+_IN, _OUT = 1, 2
+_MOVES: dict[int, int] = {Opcode.WRITE: _IN, Opcode.READ: _OUT}
+
+
 class _Known(NamedTuple):
     """What there is for a request that is answered here."""
 
     operation: Operation
     handler: Handler
     timed_handler: Handler
-    reads: bool
-    """Whether what it answers with is a file's."""
+    moves: int
+    """Whether bytes of files come with the request (``_IN``) or go with its answer (``_OUT``); 0: neither."""
 
 
 class Plane:
@@ -67,10 +71,11 @@ class Plane:
             profile: where requests are counted.
         """
         self._handlers = {
-            opcode: _Known(profile.operation(name), handler, timed_handlers.table[opcode][1], opcode == Opcode.READ)
+            opcode: _Known(profile.operation(name), handler, timed_handlers.table[opcode][1], _MOVES.get(opcode, 0))
             for opcode, (name, handler) in handlers.table.items()
         }
         self._meter = profile.meter
+        self._now_ns = profile.meter.now_ns
         self._device = Device(ring, descriptor, profile.meter.now_ns)
         self._dispatcher: Dispatcher[Slot] = Dispatcher(ring, self._device, self._begin, MAX_REQUESTS)
         self._forwarder = Forwarder(self._device, pair)
@@ -143,12 +148,14 @@ class Plane:
             self._device.give_back(slot)
 
     async def _answer(self, request: Request, known: _Known, arrived_ns: int) -> None:
-        operation, handler, timed_handler, reads = known
-        timing, moved = operation.begin(arrived_ns), 0
+        operation, handler, timed_handler, moves = known
+        timing, moved = None, 0
         try:
-            if timing is None:
+            if operation.unsplit:
+                operation.unsplit -= 1
                 body = await handler(request)
             else:
+                timing = operation.split(arrived_ns)
                 body = await self._meter.follow(timing, timed_handler(request))
         except Refused as refused:
             operation.errors += 1
@@ -163,9 +170,15 @@ class Plane:
                 self._device.refuse(request.unique, number)
         else:
             if body is not None:
-                moved = len(body) if reads else len(request.data)
+                if moves:
+                    moved = len(body) if moves == _OUT else len(request.data)
                 self._device.reply(request.unique, body)
-        operation.end(arrived_ns, moved, timing)
+        if timing is not None:
+            operation.end(arrived_ns, moved, timing)
+        else:  # the same, without a call
+            operation.times_ns.append(self._now_ns() - arrived_ns)
+            if moves:
+                operation.bytes += moved
 
     def _unknown(self, slot: Slot, request: Request) -> None:
         if request.opcode == Opcode.FLUSH:

@@ -198,6 +198,43 @@ async def test_a_metered_layer_is_as_it_was_for_all_others(clock: Clock, meter: 
         layer.call(0, fails=True)
 
 
+async def test_a_layer_is_of_another_class_only_while_a_timed_request_runs(clock: Clock, meter: Meter) -> None:
+    seen: list[Timing | None] = []
+    layer = Layer(clock, seen, meter)
+    meter.follow_into(layer, Part.METADATA)
+    timing, other_done = Timing(clock, 0), trio.Event()
+
+    async def request() -> list[int]:
+        layer.call(10_000)
+        assert type(layer) is not Layer
+        assert isinstance(layer, Layer)
+        await other_done.wait()
+        with pytest.raises(ValueError):
+            layer.call(10_000, fails=True)
+        clock.pass_by(1_000_000)
+        return list(layer.items(3))
+
+    async def other() -> None:
+        assert type(layer) is Layer
+        layer.call(0)
+        other_done.set()
+
+    async def serve() -> None:
+        assert await meter.follow(timing, request()) == [0, 1, 2]
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(other)
+    assert type(layer) is Layer
+    timing.end(clock.now)
+    assert seen == [timing, None, timing]
+    assert 23_000 <= timing.parts_ns[Part.METADATA] < 24_000
+    with pytest.raises(KeyError):
+        meter.run(timing, {}.popitem)
+    assert (type(layer), meter.current) == (Layer, None)
+
+
 async def test_what_a_layer_lists_counts_as_its_own_and_what_is_done_between_does_not(
     clock: Clock, meter: Meter
 ) -> None:

@@ -27,7 +27,7 @@ class Daemon:
 
     def __init__(self) -> None:
         self.now = 10**12
-        self.profile = Profile(Meter(lambda: self.now), random.Random(0).randrange)
+        self.profile = Profile(Meter(lambda: self.now), random.Random(0).random)
         self.commands = profile_commands(self.profile, {"since": "then", "since_ns": 10**12, "plane": "ring"})
 
     def requests(self, name: str, count: int, spent_ns: dict[Part, int], moved: int = 0) -> None:
