@@ -44,12 +44,8 @@ def random_step(random: Random) -> Step:
         "mkdir",
         "nameless",
         "publish",
-        "punch",
-        "zero",
-        "allocate",
-        "copy",
     )
-    kind = random.choices(kinds, (3, 9, 6, 2, 2, 1, 5, 3, 1, 2, 2, 3, 2, 2, 4))[0]
+    kind = random.choices(kinds, (3, 9, 6, 2, 2, 1, 5, 3, 1, 2, 2))[0]
     if kind in ("write", "truncate", "fsync") and random.random() < 0.25:
         path = NAMELESS
     match kind:
@@ -63,13 +59,6 @@ def random_step(random: Random) -> Step:
             return "write", path, random.choice(BEGINNINGS), random.choice(COUNTS)
         case "truncate":
             return "truncate", path, random.choice(SIZES)
-        case "punch" | "zero" as kind:
-            return kind, path, random.choice(BEGINNINGS), random.choice((*COUNTS, 128))
-        case "allocate":
-            return "allocate", path, random.choice(SIZES[1:])
-        case "copy":
-            source = random.choice((other, other, path))
-            return "copy", path, source, random.choice(BEGINNINGS), random.choice(COUNTS), random.choice(BEGINNINGS)
         case "rename" | "link" as kind:
             return kind, path, other
         case "mkdir":
@@ -85,8 +74,6 @@ def is_possible(step: Step, there: frozenset[str]) -> bool:
     match step:
         case ("create" | "mkdir" | "nameless", str(path), *_):
             return path not in there
-        case ("copy", str(path), str(other), *_):
-            return path in there and other in there
         case ("link" | "publish", str(path), str(new)):
             return path in there and new not in there
         case (_, str(path), *_):

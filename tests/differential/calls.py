@@ -21,7 +21,6 @@ RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 UTIME_NOW = (1 << 30) - 1
 UTIME_OMIT = (1 << 30) - 2
-KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
 NOW, OMIT = "now", "omit"
 Moment = int | str
 """Nanoseconds since 1970, or ``NOW`` or ``OMIT``."""
@@ -114,10 +113,6 @@ def utimensat(path: bytes, times: tuple[Moment, Moment] | None, flags: int) -> N
 
 def futimens(handle: int, times: tuple[Moment, Moment] | None) -> None:
     checked(_libc.futimens(handle, timespecs(*times) if times else None))
-
-
-def fallocate(handle: int, mode: int, offset: int, length: int) -> None:
-    checked(_libc.fallocate(handle, mode, ctypes.c_long(offset), ctypes.c_long(length)))
 
 
 def truncate(path: bytes, size: int) -> None:
