@@ -176,6 +176,11 @@ class Session:
             ("create b", lambda: self._create(b"b")),
             ("write b", lambda: self._write(b"b", 0, pattern(4, 5000))),
             ("fsync b", lambda: self._fsync(b"b")),
+            ("allocate b", lambda: self._allocate(b"b", 2 * CHUNK_SIZE + 3)),
+            ("punch a", lambda: self._punch(b"a", CHUNK_SIZE - 50, 100)),
+            ("copy a to b", lambda: self._copy(b"a", b"b", CHUNK_SIZE - 100, 90_000)),
+            ("zero b", lambda: self._punch(b"b", 1000, CHUNK_SIZE, allocates=True)),
+            ("fsync b after all that", lambda: self._fsync(b"b")),
             ("rename b over a", self._rename),
             ("mkdir", self._mkdir),
             ("xattr", self._xattr),
@@ -207,12 +212,34 @@ class Session:
                 self.model.changes(other, content)
 
     async def _write(self, name: bytes, offset: int, data: bytes) -> None:
+        await self._overwrite(name, offset, data, lambda: self.fs.write(self._handles[name], offset, data))
+
+    async def _allocate(self, name: bytes, length: int) -> None:
+        grown = bytes(max(0, length - len(self.model.now(name) or b"")))
+        handle, end = self._handles[name], length - len(grown)
+        await self._overwrite(name, end, grown, lambda: self.fs.ranges.allocate(handle, 0, length, keep_size=False))
+
+    async def _punch(self, name: bytes, offset: int, length: int, *, allocates: bool = False) -> None:
+        ranges, handle = self.fs.ranges, self._handles[name]
+        if allocates:
+            await self._overwrite(
+                name, offset, bytes(length), lambda: ranges.zero(handle, offset, length, keep_size=False)
+            )
+        else:
+            await self._overwrite(name, offset, bytes(length), lambda: ranges.punch(handle, offset, length))
+
+    async def _copy(self, source: bytes, target: bytes, offset: int, to: int) -> None:
+        data = (self.model.now(source) or b"")[offset : offset + 300]
+        places = (self._handles[source], offset, self._handles[target], to, len(data))
+        await self._overwrite(target, to, data, lambda: self.fs.ranges.copy(*places))
+
+    async def _overwrite(self, name: bytes, offset: int, data: bytes, call: Callable[[], Awaitable[object]]) -> None:
         before = self.model.now(name)
         changed = (before or b"").ljust(offset, b"\0")
         changed = changed[:offset] + data + changed[offset + len(data) :]
         self._note(name, changed)
         try:
-            await self.fs.write(self._handles[name], offset, data)
+            await call()
         except BaseException:
             self._note(name, before)
             raise

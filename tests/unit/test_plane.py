@@ -111,6 +111,7 @@ async def serving(
             nursery.start_soon(plane.run, other)
             yield Serving(Kernel(kernel_end), far, volume, plane, profile)
             plane.stop()
+            await write_back.aclose()
 
 
 @pytest.fixture
