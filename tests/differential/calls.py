@@ -8,6 +8,7 @@ functions would change on the way (flags, sizes, both times at once) goes to lib
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import struct
 from collections.abc import Callable
@@ -17,15 +18,24 @@ AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
 AT_EACCESS = 0x200
 AT_SYMLINK_FOLLOW = 0x400
+AT_EMPTY_PATH = 0x1000
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 UTIME_NOW = (1 << 30) - 1
 UTIME_OMIT = (1 << 30) - 2
+IMMUTABLE, APPEND, NODUMP, NOATIME = 0x10, 0x20, 0x40, 0x80
+"""Flags of inodes (ioctl_iflags(2))."""
 NOW, OMIT = "now", "omit"
 Moment = int | str
 """Nanoseconds since 1970, or ``NOW`` or ``OMIT``."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Birth(NamedTuple):
+    """When an inode was made, nanoseconds since 1970."""
+
+    birth_ns: int
 
 
 class Status(NamedTuple):
@@ -135,6 +145,10 @@ def link(old: bytes, new: bytes, flags: int) -> None:
     checked(_libc.linkat(AT_FDCWD, old, AT_FDCWD, new, flags))
 
 
+def link_open(handle: int, new: bytes) -> None:
+    checked(_libc.linkat(handle, b"", AT_FDCWD, new, AT_EMPTY_PATH))
+
+
 def symlink(target: bytes, path: bytes) -> None:
     os.symlink(target, path)
 
@@ -177,6 +191,63 @@ def removexattr(path: bytes, name: bytes, follow: bool) -> None:
     os.removexattr(path, name, follow_symlinks=follow)
 
 
+def birth(path: bytes) -> Birth:
+    """statx(2) with STATX_BTIME; what it is a link to is not followed."""
+    buffer = ctypes.create_string_buffer(256)
+    checked(_libc.statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, 0x800, buffer))
+    (mask,), (seconds, nanoseconds) = struct.unpack_from("=I", buffer), struct.unpack_from("=qI", buffer, 0x50)
+    return Birth(seconds * 10**9 + nanoseconds if mask & 0x800 else 0)
+
+
+CHANGEABLE_FLAGS = IMMUTABLE | APPEND | NODUMP | NOATIME
+_GETFLAGS, _SETFLAGS = 0x80086601, 0x40086602
+
+
+def flags(path: bytes) -> int:
+    """FS_IOC_GETFLAGS, those that can be changed."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        return _flags(handle) & CHANGEABLE_FLAGS
+    finally:
+        os.close(handle)
+
+
+def set_flags(path: bytes, wanted: int) -> None:
+    """FS_IOC_SETFLAGS, those that can be changed."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        _set_flags(handle, wanted)
+    finally:
+        os.close(handle)
+
+
+def guarded(path: bytes, protection: int, name: str, *arguments: object) -> object:
+    """Another call, by path, while the file or directory ``path`` has these flags, then again those that it had."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        before = _flags(handle) & CHANGEABLE_FLAGS
+        _set_flags(handle, before | protection)
+        try:
+            return CALLS[name](*arguments)
+        finally:
+            _set_flags(handle, before)
+    finally:
+        os.close(handle)
+
+
+def opened(path: bytes, how: int, mode: int) -> None:
+    """open(2) and close(2)."""
+    os.close(os.open(path, how | os.O_NONBLOCK | os.O_CLOEXEC, mode))
+
+
+def _flags(handle: int) -> int:
+    return int(struct.unpack("=Q", fcntl.ioctl(handle, _GETFLAGS, bytes(8)))[0])
+
+
+def _set_flags(handle: int, wanted: int) -> None:
+    fcntl.ioctl(handle, _SETFLAGS, struct.pack("=Q", _flags(handle) & ~CHANGEABLE_FLAGS | wanted))
+
+
 def entries(handle: int) -> list[tuple[bytes, int, int]]:
     """Names, d_type and inode numbers of an open directory from its position on, sorted (getdents(2))."""
     found = []
@@ -217,7 +288,7 @@ CALLS: dict[str, Callable[..., object]] = {
     for function in (
         *(stat, lstat, statfs, access, access_all_ways, chmod, chown, lchown, utimensat, truncate, mkdir, rmdir),
         *(unlink, link, symlink, readlink, rename, renameat2, mknod),
-        *(setxattr, getxattr, listxattr, removexattr, listing),
+        *(setxattr, getxattr, listxattr, removexattr, listing, birth, flags, set_flags, guarded, opened),
     )
 }
 """Every call by path, by its name."""

@@ -42,6 +42,10 @@ class Handles:
     def dup(self, slot: int, new_slot: int) -> None:
         self._open[new_slot] = os.dup(self._handle(slot))
 
+    def link_handle(self, slot: int, path: bytes) -> None:
+        """linkat(2) with AT_EMPTY_PATH: a name for what is open."""
+        calls.link_open(self._handle(slot), path)
+
     def close(self, slot: int) -> None:
         os.close(self._open.pop(slot, -1))
 
@@ -134,6 +138,6 @@ class Handles:
                 *(self.open, self.dup, self.close, self.fstat, self.read, self.pread, self.write, self.pwrite),
                 *(self.lseek, self.ftruncate, self.fchmod, self.fchown, self.futimens, self.fsync, self.fdatasync),
                 *(self.fsetxattr, self.flistxattr, self.fgetdents, self.sendfile),
-                *(self.map_and_read, self.map_and_write),
+                *(self.map_and_read, self.map_and_write, self.link_handle),
             )
         }

@@ -11,7 +11,7 @@ import re
 import stat
 from collections.abc import Iterator
 
-from tests.differential.calls import Status
+from tests.differential.calls import Birth, Status
 from tests.differential.protocol import CHUNK_BYTES, Everything, Looked, Outcome
 
 BLOCK_BYTES = 512
@@ -73,6 +73,10 @@ class Judge:
         """Differences between a call's two answers."""
         if isinstance(native.value, Status) and isinstance(mounted.value, Status):
             yield from self.status(native.value, mounted.value, is_open=True)
+        elif isinstance(native.value, Birth) and isinstance(mounted.value, Birth):
+            born = self.calendar.label(native.value.birth_ns), self.calendar.label(mounted.value.birth_ns)
+            if born[0] != born[1]:
+                yield f"made in {born[0]} on ext4, in {born[1]} on BenchFS"
         elif native != mounted:
             yield f"ext4 answers {_shown(native)}, BenchFS {_shown(mounted)}"
 
@@ -98,7 +102,7 @@ class Judge:
         yield from self.looked(looked, is_open=is_open)
         for path in native.keys() & mounted.keys():
             one, other = native[path], mounted[path]
-            for field in ("content", "xattrs", "names"):
+            for field in ("content", "xattrs", "names", "flags"):
                 first, second = getattr(one, field), getattr(other, field)
                 if first != second:
                     yield f"{short(path)}: {field}: {short(first)} on ext4, {short(second)} on BenchFS"

@@ -28,8 +28,10 @@ reading and writing fifos,   | the kernel does it, and moves their times on ext4
 nanoseconds                  | stamps come from clocks of different fineness; the step that made a stamp is compared
 positions in directories     | telldir(3) cookies mean something to their own filesystem only
 RENAME_WHITEOUT              | refused with EINVAL, as filesystems do that cannot be an overlay's upper layer
-O_TMPFILE, fallocate,        | pyfuse3 has no handler for them: the kernel answers EOPNOTSUPP, and
+fallocate,                   | pyfuse3 has no handler for them: the kernel answers EOPNOTSUPP, and
  SEEK_HOLE and SEEK_DATA     | lseek as if there were no holes
+flags of inodes              | while they protect something only root acts, and by path; in sync=fsync no flags of
+                             | regular files change, of which the kernel keeps ctime: see ``protection``
 O_DIRECT                     | ext4 asks for alignment to the disk's blocks, we do not
 times to 1901 and from 2446  | ext4's first and last second have no fractions, and nothing lies beyond; ours are 64 bits
 xattrs over some 800 bytes   | ext4 keeps them in the inode and one block, and answers ENOSPC beyond that
@@ -48,6 +50,7 @@ from hypothesis.stateful import precondition, rule
 from tests.differential import calls
 from tests.differential import strategies as draw
 from tests.differential.client import Worker
+from tests.differential.protection import ProtectionRules
 from tests.differential.protocol import User
 from tests.differential.steps import Steps
 from tests.differential.strategies import Place
@@ -293,7 +296,7 @@ class HandleRules(Steps):
         self.step(user, "map_and_read", self.slot(pick))
 
 
-class DifferentialMachine(NameRules, AttributeRules, HandleRules):
+class DifferentialMachine(NameRules, AttributeRules, HandleRules, ProtectionRules):
     """All rules."""
 
 

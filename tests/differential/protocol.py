@@ -44,6 +44,8 @@ class Everything(NamedTuple):
     content: bytes
     xattrs: tuple[tuple[str, bytes], ...]
     names: tuple[bytes, ...]
+    flags: int
+    """Of a regular file or directory (ioctl_iflags(2)), else 0."""
 
 
 Looked = list[tuple[bytes, Status, Status | None]]

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from tests.differential.calls import CALLS, Status
+from tests.differential.calls import CALLS, Status, flags
 from tests.differential.handles import Handles
 from tests.differential.protocol import Everything, Looked, Outcome, Step, User
 
@@ -86,7 +86,8 @@ class Tree:
             names = tuple(sorted(os.listxattr(full, follow_symlinks=False)))
             xattrs = tuple((name, os.getxattr(full, name, follow_symlinks=False)) for name in names)
             listed = tuple(sorted(os.listdir(full))) if is_directory else ()
-            found[path] = Everything(status, _content(full, status), xattrs, listed)
+            has_flags = stat.S_ISREG(status.mode) or is_directory
+            found[path] = Everything(status, _content(full, status), xattrs, listed, flags(full) if has_flags else 0)
         return found
 
 
