@@ -69,11 +69,25 @@ class Timing:
 
     def enter(self, part: Part) -> Part:
         """From now on time counts as ``part``; what it counted as so far."""
-        return self._enter(part, self._now_ns())
+        was = self._part
+        if part is was or self._held:
+            return was
+        now_ns = self._now_ns()
+        self.parts_ns[was] += now_ns - self._since_ns
+        self._since_ns = now_ns
+        self._part = part
+        if self.changes is not None:
+            self._note(part)
+        return was
 
     def enter_at(self, part: Part, at_ns: int) -> None:
         """As ``enter``, at an instant that was noted elsewhere; never before the last change."""
-        self._enter(part, max(at_ns, self._since_ns))
+        if part is not self._part and not self._held:
+            at_ns = max(at_ns, self._since_ns)
+            self.parts_ns[self._part] += at_ns - self._since_ns
+            self._since_ns = at_ns
+            self._part = part
+            self._note(part)
 
     def hold(self, part: Part) -> Part | None:
         """As ``enter``, and whatever is entered before ``release`` counts as this; None if that is so already."""
@@ -94,16 +108,9 @@ class Timing:
         self.parts_ns[self._part] += now_ns - self._since_ns
         self._since_ns = now_ns
 
-    def _enter(self, part: Part, now_ns: int) -> Part:
-        was = self._part
-        if part is was or self._held:
-            return was
-        self.parts_ns[was] += now_ns - self._since_ns
-        self._since_ns = now_ns
-        self._part = part
+    def _note(self, part: Part) -> None:
         if self.changes is not None and len(self.changes) <= 2 * MAX_CHANGES:
-            self.changes += (now_ns, part if len(self.changes) < 2 * MAX_CHANGES else len(PARTS))
-        return was
+            self.changes += (self._since_ns, part if len(self.changes) < 2 * MAX_CHANGES else len(PARTS))
 
 
 class Meter:

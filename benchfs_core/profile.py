@@ -35,6 +35,9 @@ and 80 ns for each of them, most of it for code and memory that no request has u
 WATCH_NS = 5 * 10**9
 """How long watching and tracing go on unless they are asked for again."""
 
+MAX_WATCHERS = 16
+"""Most who watch at a time; of more, those that asked longest ago no longer do."""
+
 MAX_TRACED = 8192
 """Most requests whose traces are kept; of more the oldest are lost."""
 
@@ -160,8 +163,10 @@ class Profile:
         self.is_traced = False
         """Whether traces are kept."""
         self._operations: dict[str, Operation] = {}
-        self._watched_until_ns = 0
-        self._traced_until_ns = 0
+        self._watchers: dict[str, tuple[int, bool]] = {}
+        """Until when each watches, and whether it traces; who asked last is the last."""
+        self._next_end_ns = 0
+        """When the first of them ends, if it does not ask again."""
         self._traces: deque[bytes] = deque(maxlen=MAX_TRACED)
         self._traced = 0
         """How many traces were kept, the lost ones included."""
@@ -183,29 +188,36 @@ class Profile:
 
     # Watching and tracing
 
-    def watch(self, *, trace: bool) -> None:
-        """Split every request, and with ``trace`` keep its trace, for ``WATCH_NS`` from now on."""
-        now_ns = self.meter.now_ns()
-        if now_ns >= self._watched_until_ns:
-            self._split_next()
-        self._watched_until_ns = now_ns + WATCH_NS
-        if trace:
-            self._traced_until_ns = now_ns + WATCH_NS
-            self.is_traced = True
+    def watch(self, watcher: str, *, trace: bool) -> None:
+        """Split every request, and with ``trace`` keep its trace, for ``WATCH_NS`` from now on.
 
-    def end_watching(self) -> None:
-        """Go back to splitting a few."""
-        self._watched_until_ns = self._traced_until_ns = 0
-        self.is_watched()
-        self._split_next()
+        ``watcher`` is any name: whoever uses it again asks for more, or with ``end_watching`` for no more.
+        """
+        if not self.is_watched():
+            self._split_next()
+        self._watchers.pop(watcher, None)
+        self._watchers[watcher] = (self.meter.now_ns() + WATCH_NS, trace)
+        if len(self._watchers) > MAX_WATCHERS:
+            del self._watchers[next(iter(self._watchers))]
+        self._note_watchers()
+
+    def end_watching(self, watcher: str) -> None:
+        """The watcher has seen enough; without any, only a few requests are split again."""
+        if self._watchers.pop(watcher, None) is not None:
+            self._note_watchers()
+            if not self._watchers:
+                self._split_next()
 
     def is_watched(self) -> bool:
         """Whether every request is to be split; asked when one is, and ends what nobody has asked for again."""
+        if not self._watchers:
+            return False
         now_ns = self.meter.now_ns()
-        if self.is_traced and now_ns >= self._traced_until_ns:
-            self.is_traced = False
-            self._traces.clear()
-        return now_ns < self._watched_until_ns
+        if now_ns < self._next_end_ns:
+            return True
+        self._watchers = {name: one for name, one in self._watchers.items() if now_ns < one[0]}
+        self._note_watchers()
+        return bool(self._watchers)
 
     def keep_trace(self, values: list[int]) -> None:
         """Keep a request's trace: operation, end, bytes, then instants and parts in turns."""
@@ -242,6 +254,12 @@ class Profile:
             "operations": list(self._operations),
             "traces": base64.b64encode(b"".join(piece)).decode(),
         }
+
+    def _note_watchers(self) -> None:
+        self._next_end_ns = min((until_ns for until_ns, _ in self._watchers.values()), default=0)
+        self.is_traced = any(traces for _, traces in self._watchers.values())
+        if not self.is_traced:
+            self._traces.clear()
 
     def _split_next(self) -> None:
         for operation in self._operations.values():

@@ -17,7 +17,7 @@ import trio
 
 from benchfs_core.chunks.ring import Ring
 from benchfs_core.profile import Operation, Profile
-from benchfs_fuse.plane.answering import Handler, Refused
+from benchfs_fuse.plane.answering import Handler, Refused, Reply
 from benchfs_fuse.plane.device import Device, Slot
 from benchfs_fuse.plane.dispatch import Dispatcher, Work
 from benchfs_fuse.plane.forward import Forwarder
@@ -149,7 +149,8 @@ class Plane:
 
     async def _answer(self, request: Request, known: _Known, arrived_ns: int) -> None:
         operation, handler, timed_handler, moves = known
-        timing, moved = None, 0
+        timing, moved, failed = None, 0, 0
+        body: Reply = None
         try:
             if operation.unsplit:
                 operation.unsplit -= 1
@@ -158,27 +159,27 @@ class Plane:
                 timing = operation.split(arrived_ns)
                 body = await self._meter.follow(timing, timed_handler(request))
         except Refused as refused:
-            operation.errors += 1
-            self._device.refuse(request.unique, refused.number)
+            failed = refused.number
         except Exception as error:
-            operation.errors += 1
-            name = operation.name
-            number = errno.EIO if isinstance(error, ProtocolError) else to_errno(error, name)
+            failed = errno.EIO if isinstance(error, ProtocolError) else to_errno(error, operation.name)
             if isinstance(error, ProtocolError):
-                log.error("%s: malformed: %s", name, error)
-            if request.opcode not in _FORGETTING:
-                self._device.refuse(request.unique, number)
-        else:
-            if body is not None:
-                if moves:
-                    moved = len(body) if moves == _OUT else len(request.data)
-                self._device.reply(request.unique, body)
+                log.error("%s: malformed: %s", operation.name, error)
+        if failed:
+            operation.errors += 1
+        elif moves and body is not None:
+            moved = len(body) if moves == _OUT else len(request.data)
         if timing is not None:
             operation.end(arrived_ns, moved, timing)
         else:  # the same, without a call
             operation.times_ns.append(self._now_ns() - arrived_ns)
             if moves:
                 operation.bytes += moved
+        # Only now: in writing the reply the kernel wakes who asked, who may have the processor before this goes on.
+        if failed:
+            if request.opcode not in _FORGETTING:
+                self._device.refuse(request.unique, failed)
+        elif body is not None:
+            self._device.reply(request.unique, body)
 
     def _unknown(self, slot: Slot, request: Request) -> None:
         if request.opcode == Opcode.FLUSH:

@@ -10,6 +10,7 @@ import argparse
 import math
 import select
 import time
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,14 +108,15 @@ class _Watch:
         self.interrupted = False
         self._asked = asked
         self._next: int | None = None
+        self._mode = "watch" if traces is None else "trace"
+        self._watcher = uuid.uuid4().hex
 
     def run(self, seconds: float) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the daemon told at the beginning and at the end."""
-        mode = "watch" if self.traces is None else "trace"
         try:
             if self.traces is not None:
                 self._fetch()
-            earlier = self._asked.ask("profile", mode=mode)
+            earlier = self._asked.ask("profile", mode=self._mode, watcher=self._watcher)
             try:
                 self._wait(time.monotonic() + seconds)
             except KeyboardInterrupt:
@@ -124,14 +126,14 @@ class _Watch:
             return earlier, later
         finally:
             with suppress(StatusError):  # it has gone, or watches for some seconds more
-                self._asked.ask("profile", mode="end")
+                self._asked.ask("profile", mode="end", watcher=self._watcher)
 
     def _wait(self, until_s: float) -> None:
         renewed_s = time.monotonic()
         while (left_s := until_s - (now_s := time.monotonic())) > 0:
             if now_s - renewed_s >= _RENEW_S:
                 renewed_s = now_s
-                self._asked.ask("profile", mode="watch")
+                self._asked.ask("profile", mode=self._mode, watcher=self._watcher)
             select.select([], [], [], min(left_s, _RENEW_S if self.traces is None else _FETCH_S))
             self._fetch()
 
@@ -139,7 +141,7 @@ class _Watch:
         if self.traces is None:
             return
         for _ in range(_PIECES):
-            told = self._asked.ask("profile-trace", after=self._next)
+            told = self._asked.ask("profile-trace", after=self._next, watcher=self._watcher)
             try:
                 self.traces.add(told)
                 self._next, more = int(told["next"]), bool(told["more"])

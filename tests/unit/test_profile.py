@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from benchfs_core.histogram import quantile
 from benchfs_core.meter import Meter, Part
-from benchfs_core.profile import FOLD_AT, MAX_TRACED, SPLIT_EVERY, SPLIT_FIRST, WATCH_NS, Operation, Profile
+from benchfs_core.profile import (
+    FOLD_AT,
+    MAX_TRACED,
+    MAX_WATCHERS,
+    SPLIT_EVERY,
+    SPLIT_FIRST,
+    WATCH_NS,
+    Operation,
+    Profile,
+)
 
 
 class Clock:
@@ -104,7 +113,7 @@ def test_while_somebody_watches_each_is_split_and_the_parts_are_exact(mount: Mou
     for _ in range(1000):
         mount.request("read", {Part.CORE: 5})
     before = mount.told("read")
-    mount.profile.watch(trace=False)
+    mount.profile.watch("me", trace=False)
     assert all(mount.request("read", {Part.CORE: 10, Part.DISK: 7}) for _ in range(100))
     assert mount.request("write", {Part.RING: 3})
     after = mount.told("read")
@@ -112,23 +121,45 @@ def test_while_somebody_watches_each_is_split_and_the_parts_are_exact(mount: Mou
     assert isinstance(after["split_ns"], list)
     gained = [later - earlier for later, earlier in zip(after["split_ns"], before["split_ns"], strict=True)]
     assert gained == [0, 1000, 0, 0, 700]
-    mount.profile.end_watching()
+    mount.profile.end_watching("me")
     assert sum(mount.request("read", {Part.CORE: 10}) for _ in range(640)) < 100
 
 
 def test_watching_ends_by_itself_and_can_be_renewed(mount: Mount) -> None:
     for _ in range(2000):
         mount.request("read", {Part.CORE: 5})
-    mount.profile.watch(trace=True)
+    mount.profile.watch("me", trace=True)
     mount.clock.now += WATCH_NS - 1000
     assert all(mount.request("read", {Part.CORE: 1}) for _ in range(100))
-    mount.profile.watch(trace=False)
-    mount.clock.now += 2000  # the trace was not asked for again
+    mount.profile.watch("me", trace=False)  # and no trace this time
     assert all(mount.request("read", {Part.CORE: 1}) for _ in range(100))
     assert not mount.profile.is_traced
     assert mount.profile.tell_trace(0)["traces"] == ""
     mount.clock.now += WATCH_NS
     assert sum(mount.request("read", {Part.CORE: 1}) for _ in range(640)) < 100
+
+
+def test_who_watches_goes_on_when_another_ends(mount: Mount) -> None:
+    for _ in range(20_000):
+        mount.request("read", {Part.CORE: 5})
+    mount.profile.watch("one", trace=True)
+    mount.profile.watch("other", trace=False)
+    mount.request("read", {Part.CORE: 5})
+    mount.profile.end_watching("other")
+    mount.profile.end_watching("nobody")
+    assert all(mount.request("read", {Part.CORE: 1}) for _ in range(100))
+    assert len(traces_in(mount.profile.tell_trace(0))) == 101
+    mount.profile.end_watching("one")
+    assert not mount.profile.is_traced
+    assert sum(mount.request("read", {Part.CORE: 1}) for _ in range(5 * SPLIT_EVERY)) < 30
+
+
+def test_there_are_not_more_watchers_than_it_says(mount: Mount) -> None:
+    mount.profile.watch("first", trace=True)
+    for number in range(MAX_WATCHERS):
+        mount.profile.watch(f"watcher {number}", trace=False)
+    assert len(mount.profile._watchers) == MAX_WATCHERS
+    assert not mount.profile.is_traced
 
 
 def traces_in(told: Mapping[str, object]) -> list[list[int]]:
@@ -145,7 +176,7 @@ def traces_in(told: Mapping[str, object]) -> list[list[int]]:
 def test_traces_say_when_each_part_began(mount: Mount) -> None:
     start = mount.profile.tell_trace(None)["next"]
     assert type(start) is int
-    mount.profile.watch(trace=True)
+    mount.profile.watch("me", trace=True)
     began_ns = mount.clock.now
     mount.request("open", {Part.CORE: 5})
     mount.request("read", {Part.CORE: 10, Part.DISK: 7}, moved=4096)
@@ -160,7 +191,7 @@ def test_traces_say_when_each_part_began(mount: Mount) -> None:
 
 
 def test_traces_are_told_in_pieces_and_the_oldest_are_lost(mount: Mount) -> None:
-    mount.profile.watch(trace=True)
+    mount.profile.watch("me", trace=True)
     cursor, kept, lost, pieces = 0, 0, 0, 0
     for _ in range(MAX_TRACED + 500):
         mount.request("read", {Part.CORE: 10, Part.DISK: 7})
@@ -181,11 +212,11 @@ def test_traces_are_told_in_pieces_and_the_oldest_are_lost(mount: Mount) -> None
 
 
 def test_requests_under_way_when_tracing_ends_leave_nothing(mount: Mount) -> None:
-    mount.profile.watch(trace=True)
+    mount.profile.watch("me", trace=True)
     operation = mount.profile.operation("read")
     timing = operation.begin(mount.clock.now)
     assert timing is not None
-    mount.profile.end_watching()
+    mount.profile.end_watching("me")
     operation.end(mount.clock.now, 0, timing)
     assert traces_in(mount.profile.tell_trace(0)) == []
 
