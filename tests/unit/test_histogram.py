@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchfs_core.histogram import MAX_BUCKETS, MAX_VALUE, RELATIVE_ERROR, Histogram, bounds, quantile
@@ -25,6 +25,7 @@ def histogram_of(values: list[int]) -> Histogram:
     return histogram
 
 
+@settings(deadline=None)
 @given(values=value_lists, part=st.floats(0, 1))
 def test_a_quantile_is_never_too_low_and_at_most_a_sixteenth_too_high(values: list[int], part: float) -> None:
     histogram = histogram_of(values)
@@ -35,6 +36,7 @@ def test_a_quantile_is_never_too_low_and_at_most_a_sixteenth_too_high(values: li
     assert Fraction(found) <= Fraction(true) * (1 + Fraction(RELATIVE_ERROR))
 
 
+@settings(deadline=None)
 @given(parts=st.lists(value_lists, max_size=5))
 def test_count_total_and_maximum_are_exact_however_the_values_come(parts: list[list[int]]) -> None:
     histogram, all_values = Histogram(), [value for part in parts for value in part]
@@ -45,6 +47,7 @@ def test_count_total_and_maximum_are_exact_however_the_values_come(parts: list[l
     assert histogram.buckets == histogram_of(all_values).buckets
 
 
+@settings(deadline=None)
 @given(value=durations)
 def test_every_value_lies_in_its_bucket_and_buckets_are_narrow(value: int) -> None:
     (bucket,) = histogram_of([value]).buckets
@@ -53,6 +56,7 @@ def test_every_value_lies_in_its_bucket_and_buckets_are_narrow(value: int) -> No
     assert (high - low) <= low * RELATIVE_ERROR
 
 
+@settings(deadline=None)
 @given(value=st.integers(1, MAX_VALUE))
 def test_buckets_follow_on_each_other_without_gap(value: int) -> None:
     (bucket,) = histogram_of([value]).buckets

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchfs_core.chunks.ring import Ring
@@ -50,6 +50,7 @@ steps = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(steps=steps, traced=st.booleans())
 def test_the_parts_add_up_to_the_whole_whatever_is_entered(steps: list[tuple[str, int]], traced: bool) -> None:
     clock = Clock()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchfs_core.meter import PARTS, Meter, Part
@@ -72,6 +72,7 @@ def test_rows_add_up_to_the_nanosecond(daemon: Daemon) -> None:
     assert read.quantile_ns(0.99) == 119
 
 
+@settings(deadline=None)
 @given(total=st.integers(0, 10**15), shares=st.lists(st.integers(0, 10**12), min_size=5, max_size=5).filter(any))
 def test_however_a_total_is_divided_nothing_is_lost(total: int, shares: list[int]) -> None:
     parts = figures._divided(total, tuple(shares))
@@ -176,6 +177,7 @@ request_shapes = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(shapes=request_shapes)
 def test_slices_on_a_row_nest_whatever_was_under_way_at_the_same_time(
     shapes: list[tuple[int, int, list[tuple[int, int]]]],
