@@ -44,17 +44,19 @@ class AttributeChanges:
         late_times: bool,
         touches: bool,
         by_writer: bool,
-    ) -> None:
-        """Change size, then the rest: see ``FileSystem.setattr``."""
+    ) -> Attributes:
+        """Change size, then the rest: see ``FileSystem.setattr``. The row as it is then."""
         await self._changes.allowed(frees=size is not None)
         stored, told_late = self._metadata.get(inode), False
         if late_times and size is None:
             node = self._inodes.find(inode)
             known = stored if node is None else node.overlay(stored)
+            if node is None and not stored.link_count:
+                return stored  # nobody will see when what has no name was changed
             told_late = is_late(change, known, by_writer=by_writer)
             change = merge_late_times(change, known)
             if change == AttributeChange(ctime_ns=known.ctime_ns, mtime_ns=known.mtime_ns):
-                return  # the kernel tells what it was told
+                return stored  # the kernel tells what it was told
         if size is not None:
             await self.truncate(inode, size)
             await self._changes.allowed(frees=True)
@@ -65,8 +67,10 @@ class AttributeChanges:
         if change.mode is not None:
             change = change._replace(mode=stat.S_IFMT(stored.mode) | stat.S_IMODE(change.mode))
         if size is None or change.names_something:
-            self._metadata.set_attributes(inode, change)
+            stored = self._metadata.set_attributes(inode, change)
             self._changes.made_by(inode, change)
+            return stored
+        return self._metadata.get(inode)
 
     async def truncate(self, inode: InodeId, size: int) -> None:
         """Make a regular file ``size`` bytes long (truncate(2)). IsADirectory, InvalidArgument, NotPermitted."""

@@ -177,10 +177,10 @@ class FileSystem:
         itself and tells them when it likes: they do not undo what was changed since. What flags forbid is done for who
         ``touches``, sets both times to now (an append-only file), or tells the times of a write, ``by_writer``.
         """
-        await self._attribute_changes.set(
+        stored = await self._attribute_changes.set(
             inode, change, size, late_times=late_times, touches=touches, by_writer=by_writer
         )
-        return await self.getattr(inode)
+        return await self._current(stored)
 
     def blocks_are_current(self, inode: InodeId) -> bool:
         """Whether attributes that ``readdir`` lists may be kept: not while the allocation has to be asked for."""

@@ -63,7 +63,10 @@ class InlineData:
         """Change part of an inline file. Between ``writable()`` and the next checkpoint only; None: times stay."""
         old, end = node.inline, offset + len(data)
         assert old is not None
-        content = b"".join((old[:offset], bytes(max(0, offset - len(old))), data, old[end:]))
+        if not offset and end >= len(old):
+            content = bytes(data)
+        else:
+            content = b"".join((old[:offset], bytes(max(0, offset - len(old))), data, old[end:]))
         self._store_content(node, content, max(node.size, end), now_ns)
 
     def zero(self, node: ActiveInode, offset: int, end: int, now_ns: int | None) -> None:

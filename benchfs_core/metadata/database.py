@@ -162,13 +162,28 @@ class Database:
         """
         return self._change
 
+    def change_at_once(self, sql: str, bindings: Bindings) -> apsw.Cursor:
+        """Make a change of a single statement, which needs no savepoint to be made whole or not at all.
+
+        Raises:
+            VolumeReadOnly, NoSpace, MetadataFailed: as ``change``.
+        """
+        self._begin()
+        cursor = self.execute(sql, bindings)
+        self._changed = True
+        self.pending_bytes += _CHANGE_BYTES
+        return cursor
+
     def begin_change(self) -> None:
         """Called by ``Change``: open a savepoint."""
+        self._begin()
+        self.execute("SAVEPOINT s")
+
+    def _begin(self) -> None:
         if self._read_only or self.failure is not None:
             raise VolumeReadOnly(self.failure or "mounted read-only")
         if not self._holds_snapshot and not self._connection.in_transaction:
             self.execute("BEGIN IMMEDIATE")
-        self.execute("SAVEPOINT s")
 
     def end_change(self, *, keep: bool) -> None:
         """Called by ``Change``: keep what was changed since ``begin_change``, or take it back."""

@@ -25,6 +25,7 @@ class InodeRows:
     """The table ``inode``."""
 
     def __init__(self, database: Database) -> None:
+        self._database = database
         self._execute = database.execute
 
     def get(self, inode: InodeId) -> Attributes:
@@ -49,12 +50,19 @@ class InodeRows:
             ),
         )
 
-    def change(self, inode: InodeId, change: AttributeChange) -> None:
-        """Change what ``change`` names."""
-        names = ("ctime_ns", "mode", "uid", "gid", "atime_ns", "mtime_ns")
-        given = [(name, value) for name in names if (value := getattr(change, name)) is not None]
-        assignments = ", ".join(f"{name} = ?" for name, _ in given)
-        self._execute(f"UPDATE inode SET {assignments} WHERE inode = ?", (*(value for _, value in given), inode))
+    def change(self, inode: InodeId, change: AttributeChange) -> Attributes:
+        """Change what ``change`` names; the attributes as they are then.
+
+        Raises:
+            NoSuchEntry: no such inode.
+        """
+        given = [(name, value) for name, value in zip(change._fields, change, strict=True) if value is not None]
+        assignments = ", ".join([f"{name} = ?" for name, _ in given])
+        sql = f"UPDATE inode SET {assignments} WHERE inode = ? RETURNING {COLUMNS}"
+        row = self._database.change_at_once(sql, (*[value for _, value in given], inode)).fetchone()
+        if row is None:
+            raise NoSuchEntry(f"inode {inode}")
+        return Attributes._make(row)
 
     def flags(self, inode: InodeId) -> int:
         """The flags of ``inode``; 0 of what does not exist."""

@@ -296,11 +296,12 @@ class MetadataManager:
         Raises:
             NoSuchEntry: no such inode.
         """
+        if change.mode is None:
+            return self._inodes.change(inode, change)
         with self._database.change():
-            self._inodes.change(inode, change)
-            if change.mode is not None:
-                self.acls.follow_mode(inode, change.mode)
-        return self.get(inode)
+            attributes = self._inodes.change(inode, change)
+            self.acls.follow_mode(inode, change.mode)
+        return attributes
 
     def set_flags(self, inode: InodeId, flags: int, now_ns: int) -> None:
         """Set all of an inode's flags (``benchfs_core.flags``); ctime moves."""
