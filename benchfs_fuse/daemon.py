@@ -22,6 +22,7 @@ from benchfs_core.errors import BenchFSError, OptionError
 from benchfs_core.types import StoreKind
 from benchfs_fuse import mounts
 from benchfs_fuse.mount import Interrupted, Request, serve
+from benchfs_fuse.tuning import collect_rarely
 
 EXIT_OK, EXIT_USAGE, EXIT_SYSTEM, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_MOUNT_FAILED = 0, 1, 2, 4, 8, 32
 
@@ -104,6 +105,7 @@ def _serve(request: Request, ready: Callable[[str], None], failed: Callable[[str
         nonlocal was_ready
         _log_to(request.log)
         was_ready = True
+        collect_rarely()
         ready(line)
 
     logging.basicConfig(level=logging.INFO, handlers=[_Held()], force=True)

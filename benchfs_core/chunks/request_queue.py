@@ -43,6 +43,8 @@ class RequestQueue:
         self._posted = 0
         """How many in flight were posted."""
         self._failed_enters = 0
+        self.woke_a_task = False
+        """Set when a completion has resumed a task; whoever reads it sets it back."""
         self.broken: OSError | None = None
         """Why the kernel is not entered any more."""
 
@@ -112,6 +114,8 @@ class RequestQueue:
                 continue
             if type(request) is Posted:
                 self._posted -= 1
+            elif type(request) is Request and request.task is not None:
+                self.woke_a_task = True
             try:
                 request.complete(result)
             except Exception:  # whatever is wrong with this one, the others wait for theirs

@@ -217,6 +217,11 @@ class Ring:
         self._reap()
         return may_retry and self._queue.can_submit and self._queue.broken is None
 
+    def woke_a_task(self) -> bool:
+        """Whether a completion has resumed a task since this was last asked; it runs once the driver gives way."""
+        woke, self._queue.woke_a_task = self._queue.woke_a_task, False
+        return woke
+
     @property
     def descriptor(self) -> int:
         """The ring's descriptor: readable while there are completions to take."""

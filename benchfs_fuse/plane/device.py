@@ -211,7 +211,7 @@ class Device:
             self._post(Vectors(*parts))
             return
         try:
-            result = os.writev(self._descriptor, parts)
+            result = os.write(self._descriptor, parts[0]) if len(parts) == 1 else os.writev(self._descriptor, parts)
         except OSError as error:
             result = -(error.errno or errno.EIO)
         self._sent(parts, result)

@@ -31,7 +31,7 @@ from benchfs_core.chunks.ring import Ring
 T = TypeVar("T")
 Work: TypeAlias = Coroutine[Any, Any, None]
 
-_TURN_S = 0.005
+_TURN_S = 0.002
 """How long a leader may go on without giving way to other tasks."""
 
 
@@ -200,7 +200,11 @@ class Dispatcher(Generic[T]):
                         return stopped, True
                 if time.monotonic() > deadline_s:
                     return None, True
-                if not (self._pump() or self._can_run() or self._will_have_more()):
+                if self._pump() or self._can_run():
+                    continue
+                if self._ring.woke_a_task():
+                    return None, True
+                if not self._will_have_more():
                     return None, False
 
     def _can_run(self) -> bool:
