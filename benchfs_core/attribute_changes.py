@@ -51,8 +51,9 @@ class AttributeChanges:
         if late_times and size is None:
             node = self._inodes.find(inode)
             known = stored if node is None else node.overlay(stored)
-            if node is None and not stored.link_count:
-                return stored  # nobody will see when what has no name was changed
+            alone = change == AttributeChange(ctime_ns=change.ctime_ns, mtime_ns=change.mtime_ns)
+            if alone and node is None and not stored.link_count and stat.S_ISREG(stored.mode):
+                return stored  # the kernel's, at an unlink: without a name and not open, nobody will see it
             told_late = is_late(change, known, by_writer=by_writer)
             change = merge_late_times(change, known)
             if change == AttributeChange(ctime_ns=known.ctime_ns, mtime_ns=known.mtime_ns):
