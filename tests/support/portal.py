@@ -34,6 +34,7 @@ class Portal:
         async with trio.open_nursery() as self.nursery:
             self._ready.set()
             await self._stop.wait()
+            self.nursery.cancel_scope.cancel()  # a volume that a failed test left open would have its end waited for
 
     def __enter__(self) -> Portal:
         self._thread.start()
