@@ -15,6 +15,7 @@ from random import Random
 
 import trio
 
+from benchfs_core.flags import NOATIME, NODUMP
 from benchfs_core.types import SyncMode
 from tests.crash.everywhere import Start, Tally, begin, crash_everywhere
 from tests.support.small_crashes import NAMELESS, PUBLISHED_MODE, Step
@@ -29,23 +30,27 @@ BEGINNINGS, COUNTS = (0, 1, 5, 7, 120, 127, 128), (1, 2, 3, 9)
 """Blocks of 512 bytes."""
 
 
+WEIGHTS = {
+    "create": 3,
+    "write": 9,
+    "truncate": 6,
+    "unlink": 2,
+    "rename": 2,
+    "link": 1,
+    "fsync": 5,
+    "settle": 3,
+    "mkdir": 1,
+    "nameless": 2,
+    "publish": 2,
+    "setflags": 1,
+}
+"""How often each operation is drawn."""
+
+
 def random_step(random: Random) -> Step:
     """One operation on one of two files, or on one without a name."""
     path, other = random.sample(("a", "b"), 2)
-    kinds = (
-        "create",
-        "write",
-        "truncate",
-        "unlink",
-        "rename",
-        "link",
-        "fsync",
-        "settle",
-        "mkdir",
-        "nameless",
-        "publish",
-    )
-    kind = random.choices(kinds, (3, 9, 6, 2, 2, 1, 5, 3, 1, 2, 2))[0]
+    kind = random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
     if kind in ("write", "truncate", "fsync") and random.random() < 0.25:
         path = NAMELESS
     match kind:
@@ -63,6 +68,8 @@ def random_step(random: Random) -> Step:
             return kind, path, other
         case "mkdir":
             return "mkdir", "d", 0o755
+        case "setflags":
+            return "setflags", path, random.choice((0, NODUMP, NOATIME))
         case "settle":
             return ("settle",)
         case kind:

@@ -66,6 +66,26 @@ async def test_small_crashes(name: str, sync: SyncMode, inline_bytes: int) -> No
     assert tally.crashes > tally.sequences > 100
 
 
+FLAG_STEPS: tuple[Step, ...] = (
+    ("setflags", "a", 0x40),
+    ("setflags", "a", 0),
+    ("write", "a", 0, 2),
+    ("fsync", "a"),
+    ("rename", "a", "b"),
+    ("settle",),
+)
+
+
+@pytest.mark.parametrize("sync", SyncMode, ids=str)
+async def test_flags_are_those_of_one_instant_and_durable_after_fsync(sync: SyncMode) -> None:
+    start, random, tally = await begin(STARTS["two files"], sync), Random(f"{SEED} {sync}"), Tally()
+    for length in (1, 2, 3):
+        for steps in itertools.product(FLAG_STEPS, repeat=length):
+            await crash_everywhere(start, steps, sync, random, tally, 2)
+    assert not tally.problems, "\n".join(tally.problems[:10])
+    assert tally.crashes > tally.sequences > 50
+
+
 NAMELESS_STEPS: tuple[Step, ...] = (
     ("write", NAMELESS, 0, 2),
     ("write", NAMELESS, 127, 3),

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchfs_core.types import SyncMode
+from tests.conformance.calls import get_flags
 from tests.powercut.contents import Content
 from tests.powercut.record import Settled
 
@@ -28,6 +29,7 @@ class Entry:
     directory: bool
     mode: int
     xattr: str = ""
+    flags: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Found:
     xattr: str
     links: int
     inode: int
+    flags: int = 0
 
 
 Names = dict[str, Entry]
@@ -147,6 +150,8 @@ class FileJudge:
             inode = inodes.setdefault(entry.node, self._inodes.get(entry.node, seen.inode))
             if (seen.directory, seen.mode, seen.xattr, seen.inode) != (entry.directory, entry.mode, entry.xattr, inode):
                 return False
+            if seen.flags != entry.flags:
+                return False
             if not entry.directory and seen.links != links[entry.node]:
                 return False
         return len(set(inodes.values())) == len(inodes)
@@ -182,6 +187,8 @@ def _change(names: Names, kind: str, words: Sequence[object]) -> int:
             return names.pop(path).node
         case "chmod", str(path), int(mode):
             _everywhere(names, replace(names[path], mode=mode))
+        case "setflags", str(path), int(value):
+            _everywhere(names, replace(names[path], flags=value))
         case "setxattr", str(path), str(value):
             _everywhere(names, replace(names[path], xattr=value))
         case _:
@@ -207,5 +214,6 @@ def look(directory: Path) -> dict[str, Found]:
             os.getxattr(path, XATTR).decode() if has_xattr else "",
             status.st_nlink,
             status.st_ino,
+            get_flags(os.fspath(path)),
         )
     return seen

@@ -230,6 +230,8 @@ class Session:
             case "link", str(new):
                 await fs.link(inode, ROOT_INODE, new.encode())
                 await fs.forget(inode, 1)
+            case "setflags", int(flags):
+                await fs.flags.set(inode, flags)
             case "truncate", _, int(size), _:
                 await fs.setattr(inode, AttributeChange(), size)
             case "write", int(node), int(first), int(count), int(generation):
@@ -265,7 +267,7 @@ async def _look(filesystem: FileSystem) -> tuple[dict[str, Found], dict[str, byt
     for name, entry in (await listing(filesystem)).items():
         seen, path = entry.attributes, name.decode()
         directory = stat.S_ISDIR(seen.mode)
-        found[path] = Found(directory, stat.S_IMODE(seen.mode), "", seen.link_count, seen.inode)
+        found[path] = Found(directory, stat.S_IMODE(seen.mode), "", seen.link_count, seen.inode, seen.flags)
         contents[path] = b"" if directory else await read_inode(filesystem, seen.inode)
     return found, contents
 

@@ -1,9 +1,10 @@
-"""Modes and extended attributes of files and directories."""
+"""Modes, flags and extended attributes of files and directories."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tests.conformance.calls import NOATIME, NODUMP
 from tests.powercut.record import Operation
 from tests.powercut.workloads.base import FileWorkload
 
@@ -23,7 +24,9 @@ class Attributes(FileWorkload):
         yield "fsyncdir", ""
         for step in range(1 << 60):
             path, kind = self.random.choice([*sorted(nodes), "directory"]), self.random.randrange(10)
-            if kind < 4:
+            if kind < 1:
+                yield "setflags", path, self.random.choice((0, NODUMP, NOATIME, NODUMP | NOATIME))
+            elif kind < 4:
                 yield "chmod", path, self.random.choice((0o600, 0o640, 0o644, 0o700, 0o755, 0o777))
             elif kind < 7:
                 yield "setxattr", path, f"step {step} " + "x" * self.random.choice((0, 10, 900))

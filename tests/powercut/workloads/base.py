@@ -14,7 +14,7 @@ from random import Random
 from typing import ClassVar
 
 from benchfs_core.types import SyncMode
-from tests.conformance.calls import link_open
+from tests.conformance.calls import link_open, set_flags
 from tests.powercut.blocks import BLOCK, run_of_blocks
 from tests.powercut.file_judge import XATTR, FileJudge
 from tests.powercut.record import Judge, Operation, Teller
@@ -155,6 +155,8 @@ class FileWorkload(Workload):
                 link_open(self._open[node], path)
             case ("chmod", str(path), int(mode)):
                 os.chmod(path, mode)
+            case ("setflags", str(path), int(value)):
+                set_flags(path, value)
             case ("setxattr", str(path), str(value)):
                 os.setxattr(path, XATTR, value.encode())
             case _:
