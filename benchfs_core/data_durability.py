@@ -32,7 +32,7 @@ from benchfs_core.types import BLOCK_BYTES, ChunkIndex, ChunkInfo, SyncMode
 FLUSHES_AT_ONCE = 32
 """Most chunks of one file flushed at the same time."""
 
-_PAGE_BYTES = 4096
+PAGE_BYTES = 4096
 """What filesystems commonly allocate at once."""
 
 
@@ -332,5 +332,5 @@ def _blocks_left(chunk: ChunkInfo, cut: Cut) -> int:
     """Blocks that the chunk will have when ``cut`` has been made."""
     if chunk.chunk_index != cut.boundary:
         return chunk.blocks
-    pages = -(-cut.boundary_length // _PAGE_BYTES)
-    return min(chunk.blocks, pages * (_PAGE_BYTES // BLOCK_BYTES))
+    pages = -(-cut.boundary_length // PAGE_BYTES)
+    return min(chunk.blocks, pages * (PAGE_BYTES // BLOCK_BYTES))

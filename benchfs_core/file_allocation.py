@@ -44,7 +44,7 @@ class FileAllocation:
         await self._refuse_hopeless(node, length, free_bytes)
         async with self._parts.in_chunks(node):
             await self._parts.prepare(node, end)
-            await self._parts.each(node, self._parts.all_spans(offset, end), self._parts.store.allocate_chunk)
+            await self._allocate_chunks(node, offset, end)
             self._modified(node, keep_times)
         await self._grown(node, node.size if keep_size else end)
 
@@ -85,10 +85,14 @@ class FileAllocation:
             await self._zero_chunks(node, offset, end)
             await self._parts.prepare(node, end)
             with suppress(NotSupported):
-                await self._parts.each(node, self._parts.all_spans(offset, end), self._parts.store.allocate_chunk)
+                await self._allocate_chunks(node, offset, end)
             self._modified(node, keep_times)
             await self._flush(node)
         await self._grown(node, node.size if keep_size else end)
+
+    async def _allocate_chunks(self, node: ActiveInode, offset: int, end: int) -> None:
+        spans, allocate = self._parts.all_spans(offset, end), self._parts.store.allocate_chunk
+        await self._parts.each(node, spans, allocate, rewrites=False)
 
     async def _zero_chunks(self, node: ActiveInode, offset: int, end: int) -> None:
         end = min(end, node.size)  # beyond it nothing is but space, as on other filesystems

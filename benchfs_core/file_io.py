@@ -14,12 +14,12 @@ from collections.abc import Awaitable, Callable, Iterable
 import trio
 
 from benchfs_core.chunks.store import ChunkStore
-from benchfs_core.data_durability import DataDurability, failed_flush
+from benchfs_core.data_durability import PAGE_BYTES, DataDurability, failed_flush
 from benchfs_core.errors import FileSystemError, FileTooLarge, NotBegun
 from benchfs_core.file_allocation import FileAllocation
 from benchfs_core.file_copies import FileCopies
 from benchfs_core.file_holes import FileHoles
-from benchfs_core.file_parts import FileParts
+from benchfs_core.file_parts import MAX_UNFLUSHED_CHUNKS, FileParts
 from benchfs_core.inline_data import InlineData
 from benchfs_core.inodes import ActiveInode
 from benchfs_core.layout import Span, spans
@@ -28,9 +28,6 @@ from benchfs_core.metadata.marks import Marks
 from benchfs_core.types import BLOCK_BYTES, MAX_FILE_BYTES, Buffer, ChunkIndex
 
 log = logging.getLogger(__name__)
-
-MAX_UNFLUSHED_CHUNKS = 4096
-"""A file with more chunks than this written and not flushed has them flushed by its next writer: a bound on memory."""
 
 
 class FileIO:
@@ -210,7 +207,7 @@ class FileIO:
     async def _drop_allocated(self, node: ActiveInode) -> None:
         """Give back what is allocated beyond the end, as other filesystems do at a truncate to the same size."""
         await self._durability.refresh_blocks(node)
-        if node.blocks * BLOCK_BYTES > node.size:
+        if node.blocks * BLOCK_BYTES > -(-node.size // PAGE_BYTES) * PAGE_BYTES:
             await self._durability.prepare_write(node, node.size)
             node.cut.shorten(node.size)
             await self._durability.make_cut(node)

@@ -21,6 +21,9 @@ from benchfs_core.metadata.group_commit import GroupCommit
 from benchfs_core.metadata.marks import Marks
 from benchfs_core.types import ChunkIndex, ChunkRange
 
+MAX_UNFLUSHED_CHUNKS = 4096
+"""A file with more chunks than this written and not flushed has them flushed by its next writer: a bound on memory."""
+
 CHUNKS_AT_ONCE = 8
 """Most chunks of one request that are worked on at the same time."""
 
@@ -65,6 +68,8 @@ class FileParts:
 
     async def prepare(self, node: ActiveInode, end: int) -> None:
         """Return once chunks up to file offset ``end`` may be changed. The caller holds ``data_lock`` shared."""
+        if len(node.unflushed) > MAX_UNFLUSHED_CHUNKS:
+            await self.durability.flush(node)
         if not node.may_write(end):
             await self.durability.prepare_write(node, end)
 
@@ -95,9 +100,16 @@ class FileParts:
         return spans(start, end - start, self.chunk_size)
 
     async def each(
-        self, node: ActiveInode, parts: Iterable[Span], act: Callable[[ChunkRange], Awaitable[None]]
+        self,
+        node: ActiveInode,
+        parts: Iterable[Span],
+        act: Callable[[ChunkRange], Awaitable[None]],
+        *,
+        rewrites: bool = True,
     ) -> None:
         """Do something to parts of chunks, several at the same time, and note it.
+
+        ``rewrites``: what was there, and may have been lost, matters no more.
 
         Raises:
             OSError, FileSystemError: what the first failure was; no part is begun after it.
@@ -108,7 +120,8 @@ class FileParts:
         async def work() -> None:
             for span in todo:
                 try:
-                    await self.change(node, ChunkRange(node.inode, span.chunk_index, span.offset, span.length), act)
+                    part = ChunkRange(node.inode, span.chunk_index, span.offset, span.length)
+                    await self.change(node, part, act, rewrites=rewrites)
                 except Exception as error:  # kept out of the nursery, which would wrap it in a group
                     failures.append(error)
                 if failures:
@@ -120,13 +133,21 @@ class FileParts:
         if failures:
             raise failures[0]
 
-    async def change(self, node: ActiveInode, part: ChunkRange, act: Callable[[ChunkRange], Awaitable[None]]) -> None:
+    async def change(
+        self,
+        node: ActiveInode,
+        part: ChunkRange,
+        act: Callable[[ChunkRange], Awaitable[None]],
+        *,
+        rewrites: bool = True,
+    ) -> None:
         """Do something to a part of a chunk, and note that it may have been done."""
         failures = node.lost.failures
         start = part.chunk_index * self.chunk_size + part.offset
         try:
             await act(part)
-            node.lost.rewritten(start, start + part.length, failures)
+            if rewrites:
+                node.lost.rewritten(start, start + part.length, failures)
         finally:  # after a failure as well: a part may be done
             node.written.add(part.chunk_index)
             node.unflushed.add(part.chunk_index)

@@ -192,8 +192,9 @@ class _Bounds:
             with os.scandir(chunks / name) as files:
                 for file in files:
                     index = chunk_file_index(file.name, MIN_CHUNK_BYTES)
-                    if index is not None:
-                        lengths[index] = file.stat(follow_symlinks=False).st_size
+                    length = file.stat(follow_symlinks=False).st_size
+                    if index is not None and length:  # what has none holds allocated space, anywhere
+                        lengths[index] = length
             self.least = max([self.least, *(length for length in lengths.values() if length <= MAX_CHUNK_BYTES)])
             last = max(lengths, default=ChunkIndex(0))
             self.matters = self.matters or last > 0

@@ -114,7 +114,8 @@ _SIZES = (
     (
         "sizes",
         """UPDATE inode SET size = c.reach FROM (
-             SELECT inode, max(chunk_index * :chunk_size + length) AS reach FROM chunk GROUP BY inode) c
+             SELECT inode, max(chunk_index * :chunk_size + length) AS reach FROM chunk
+             WHERE length > 0 GROUP BY inode) c
            WHERE c.inode = inode.inode AND size < c.reach
              AND NOT EXISTS (SELECT 1 FROM dirty d WHERE d.inode = c.inode)""",
     ),

@@ -15,6 +15,7 @@ import errno
 import os
 import struct
 import sys
+from contextlib import suppress
 
 REQUEST = struct.Struct("<QQQ")
 """Inode number, first file offset, and how many bytes: 0 for all that follow."""
@@ -27,25 +28,30 @@ _WAIT_WRITE_WAIT = 7
 """``SYNC_FILE_RANGE_…``, all of them."""
 
 
-def write_back(libc: ctypes.CDLL, mount_point: str, device: int, request: bytes) -> tuple[int, list[int]]:
-    """Write back a range of a file: the errno, and descriptors that are to be closed once that is told.
+def write_back(libc: ctypes.CDLL, mount_point: str, device: int, request: bytes) -> int:
+    """Write back a range of a file, and hold nothing any more; the errno.
 
-    The one who waits for the answer may have the inode locked, which closing a file waits for (Linux before 6.16).
+    The one who waits for the answer has the inode locked in the kernel. Nothing here needs that lock: fsync(2) would,
+    as closing a file did once.
     """
     inode, start, length = REQUEST.unpack(request)
     opened: list[int] = []
     try:
         opened.append(os.open(mount_point, os.O_RDONLY | os.O_DIRECTORY))
         if os.fstat(opened[0]).st_dev != device:
-            return errno.ENODEV, opened
+            return errno.ENODEV
         handle = _FILE_HANDLE.pack(_HANDLE_BYTES, _INODE_AND_GENERATION, inode >> 32, inode & 0xFFFF_FFFF, 0)
         flags = os.O_RDONLY | os.O_NOATIME | os.O_CLOEXEC  # else the kernel would drop what it holds
         opened.append(_checked(libc.open_by_handle_at(opened[0], handle, flags)))
         place = (ctypes.c_longlong(start), ctypes.c_longlong(length))
         _checked(libc.sync_file_range(opened[1], *place, _WAIT_WRITE_WAIT))
     except OSError as error:
-        return error.errno or errno.EIO, opened
-    return 0, opened
+        return error.errno or errno.EIO
+    finally:
+        for descriptor in reversed(opened):
+            with suppress(OSError):  # what could not be written was told above
+                os.close(descriptor)
+    return 0
 
 
 def _checked(result: int) -> int:
@@ -61,10 +67,7 @@ def main() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     os.chdir("/")
     while len(request := os.read(0, REQUEST.size)) == REQUEST.size:
-        number, opened = write_back(libc, mount_point, device, request)
-        os.write(1, ANSWER.pack(number))
-        for descriptor in reversed(opened):
-            os.close(descriptor)
+        os.write(1, ANSWER.pack(write_back(libc, mount_point, device, request)))
 
 
 if __name__ == "__main__":

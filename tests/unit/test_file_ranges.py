@@ -244,6 +244,17 @@ async def test_a_flush_that_fails_is_told_to_who_punched_and_to_the_next_fsync()
         await rig.io.write(node, 0, b"d" * CHUNK_SIZE)
 
 
+async def test_space_that_is_allocated_brings_nothing_back_that_was_lost() -> None:
+    async with Rig(SyncMode.FSYNC) as rig, written(rig, CHUNK_SIZE, clean=False) as node:
+        rig.store.fail("fsync_chunk", errno.EIO)
+        for _ in range(2):
+            with pytest.raises(FlushFailed):
+                await rig.io.fsync(node, datasync=False)
+            await allocate(rig, node, 0, CHUNK_SIZE)
+        await zero(rig, node, 0, CHUNK_SIZE)
+        await rig.io.fsync(node, datasync=False)
+
+
 # Holes
 
 
