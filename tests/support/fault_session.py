@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from benchfs_core.errors import FlushFailed, MetadataFailed, NoSuchEntry, VolumeReadOnly
+from benchfs_core.flags import NODUMP
 from benchfs_core.types import ROOT_INODE, AttributeChange, HandleId, InodeId, SyncMode
 from benchfs_core.volume import Volume
 from benchfs_fuse.translate import ERRNO
@@ -107,6 +108,8 @@ class Session:
         self.failed_steps: list[str] = []
         self._handles: dict[bytes, HandleId] = {}
         self._inodes: dict[bytes, InodeId] = {}
+        self._nameless = b""
+        """What was written to the file that has no name yet."""
 
     @property
     def metadata_failed(self) -> bool:
@@ -151,7 +154,7 @@ class Session:
         """What may be lost is written again: only then may a flush end well; and each handle is told once."""
         for file, handle in self._handles.items():
             with suppress(FlushFailed):
-                if content := self.model.now(file):
+                if content := self.model.now(file) or (self._nameless if file == b"n" else b""):
                     await self.fs.write(handle, 0, content)
             with suppress(FlushFailed):
                 await self.fs.fsync(handle)
@@ -190,6 +193,12 @@ class Session:
             ("sync", self._sync),
             ("rmdir", self._rmdir),
             ("write a again", lambda: self._write(b"a", 4000, pattern(5, 2 * CHUNK_SIZE))),
+            ("make n nameless", self._make_nameless),
+            ("write n", lambda: self._write_nameless(pattern(6, CHUNK_SIZE + 700))),
+            ("fsync n", lambda: self.fs.fsync(self._handles[b"n"])),
+            ("flags of n", lambda: self.fs.flags.set(self._inodes[b"n"], NODUMP)),
+            ("name n", self._publish),
+            ("fsync n with its name", lambda: self._fsync(b"n")),
             ("unlink c", lambda: self._unlink(b"c")),
             ("fsync directory", self._fsync_directory),
             ("close", self._close),
@@ -204,6 +213,18 @@ class Session:
         handle, attributes = await self.fs.create(ROOT_INODE, name, 0o644, OWNER)
         self.model.changes(name, b"")
         self._handles[name], self._inodes[name] = handle, attributes.inode
+
+    async def _make_nameless(self) -> None:
+        handle, attributes = await self.fs.create_nameless(ROOT_INODE, 0o600, OWNER, linkable=True)
+        self._handles[b"n"], self._inodes[b"n"] = handle, attributes.inode
+
+    async def _write_nameless(self, data: bytes) -> None:
+        await self.fs.write(self._handles[b"n"], 0, data)
+        self._nameless = data
+
+    async def _publish(self) -> None:
+        await self.fs.link(self._inodes[b"n"], ROOT_INODE, b"n")
+        self.model.changes(b"n", self._nameless)
 
     def _note(self, name: bytes, content: Content) -> None:
         """The file that has this name changes, under all its names."""
