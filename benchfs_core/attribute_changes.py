@@ -58,6 +58,9 @@ class AttributeChanges:
             change = merge_late_times(change, known)
             if change == AttributeChange(ctime_ns=known.ctime_ns, mtime_ns=known.mtime_ns):
                 return stored  # the kernel tells what it was told
+            if told_late and by_writer and node is not None and (change.ctime_ns or 0) >= known.ctime_ns:
+                node.times_told(change)
+                return stored
         if size is not None:
             await self.truncate(inode, size)
             await self._changes.allowed(frees=True)

@@ -12,7 +12,7 @@ import trio
 from benchfs_core.locks import SharedLock
 from benchfs_core.lost_data import LostData
 from benchfs_core.shared_flush import SharedFlush
-from benchfs_core.types import Attributes, ChunkIndex, InodeId
+from benchfs_core.types import AttributeChange, Attributes, ChunkIndex, InodeId
 
 
 class CutState:
@@ -229,6 +229,12 @@ class ActiveInode:
             self.times_moved = True
         self.idle_since_s = now_s
         self.writes += 1
+
+    def times_told(self, change: AttributeChange) -> None:
+        """Note the times of a write by whoever keeps them: as those that a write moves itself, stored later."""
+        self.mtime_ns = self.mtime_ns if change.mtime_ns is None else change.mtime_ns
+        self.ctime_ns = self.ctime_ns if change.ctime_ns is None else change.ctime_ns
+        self.times_moved = True
 
     def overlay(self, stored: Attributes) -> Attributes:
         """``stored`` with what is newer here."""

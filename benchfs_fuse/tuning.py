@@ -19,6 +19,13 @@ READ_AHEAD_KIB = 4096
 MAX_BACKGROUND = 128
 """Asynchronous requests under way at once; the kernel's default is 12."""
 
+DIRTY_PERCENT = 10
+"""Of the pages that may be dirty at all (vm.dirty_ratio), how many may be ours; the kernel's default for FUSE is 1.
+
+With 1, whoever writes more than that is held up as if the disk were slow. It stays a limit of this mount's alone
+(``strict_limit``), so that its dirty pages cannot hold up the daemon's own writing.
+"""
+
 _COLLECT_AFTER = 20_000
 """So many more objects than at the last collection make one due; Python's 700 are less than a burst of opens makes."""
 
@@ -40,6 +47,7 @@ def raise_kernel_limits(device: int) -> None:
     connection = Path(f"/sys/fs/fuse/connections/{minor}")
     wanted = {
         Path(f"/sys/class/bdi/{major}:{minor}/read_ahead_kb"): READ_AHEAD_KIB,
+        Path(f"/sys/class/bdi/{major}:{minor}/max_ratio"): DIRTY_PERCENT,
         connection / "max_background": MAX_BACKGROUND,
         connection / "congestion_threshold": MAX_BACKGROUND * 3 // 4,
     }

@@ -155,6 +155,22 @@ class Ring:
         finally:
             self._gate.leave()
 
+    async def read_once(self, descriptor: int, offset: int, buffer: bytearray) -> int:
+        """Read into ``buffer`` by one request; how many bytes that brought. A checkpoint. Raises as ``read``."""
+        self._gate.enter()
+        try:
+            return await self._request(Verb.READ, descriptor, offset, buffer, 0)
+        finally:
+            self._gate.leave()
+
+    async def write_once(self, descriptor: int, offset: int, data: Plain, rw_flags: int = 0) -> int:
+        """Write ``data`` by one request; how many bytes that took. A checkpoint. Raises as ``write``."""
+        self._gate.enter()
+        try:
+            return await self._request(Verb.WRITE, descriptor, offset, data, rw_flags)
+        finally:
+            self._gate.leave()
+
     async def fsync(self, descriptor: int, datasync: bool = False) -> None:
         """Flush a file or directory; with ``datasync`` as fdatasync(2) does, else as fsync(2). A checkpoint.
 

@@ -17,6 +17,7 @@ from functools import partial
 
 import trio
 
+from benchfs_core.chunks.buffers import aligned
 from benchfs_core.chunks.request import Posted
 from benchfs_core.chunks.ring import Ring
 from benchfs_core.chunks.uring import Vectors
@@ -51,13 +52,13 @@ _GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.ECONNABORTED})
 
 
 class Slot:
-    """The buffers of one read: of a WRITE of full size the data is the whole of ``tail``."""
+    """The buffers of one read: of a WRITE of full size the data is the whole of ``tail``, at a page for direct I/O."""
 
     __slots__ = ("arrived_ns", "head", "length", "posted", "tail")
 
     def __init__(self) -> None:
         self.head = bytearray(WRITE_HEAD_BYTES)
-        self.tail = bytearray(MAX_WRITE_BYTES)
+        self.tail = aligned(MAX_WRITE_BYTES)
         self.length = 0
         """Bytes of the request that is here."""
         self.arrived_ns = 0

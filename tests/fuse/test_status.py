@@ -61,6 +61,24 @@ def test_a_mount_counts_requests_and_what_they_ask_of_the_disk(volumes: Volumes,
     assert (gained["ring_enters"] > 0) == (setup.store is StoreKind.IO_URING)
 
 
+@pytest.mark.parametrize("setup", SETUPS, ids=str)
+def test_a_synchronous_write_costs_one_flush(volumes: Volumes, setup: Setup) -> None:
+    """With a write-back cache the kernel tells the times of each: no reason to flush the metadata as well."""
+    volume = volumes.make(setup)
+    descriptor = os.open(volume.directory / "file", os.O_RDWR | os.O_CREAT | os.O_DSYNC)
+    os.pwrite(descriptor, b"x" * 262_144, 0)
+
+    def flushes() -> int:
+        io = json.loads(run(BENCHFS, "status", "--json", volume.directory).stdout)["io"]
+        return int(io["flushes"]) + int(io["durable_writes"])
+
+    before = flushes()
+    for number in range(100):
+        os.pwrite(descriptor, b"y" * 4096, 4096 * (number * 7 % 64))
+    assert 100 <= flushes() - before <= 130  # beside the commits of every second
+    os.close(descriptor)
+
+
 def test_what_cannot_be_asked_is_told_in_one_line(volumes: Volumes, tmp_path: Path) -> None:
     volume = volumes.make()
     done = run(BENCHFS, "status", tmp_path, check=False)
