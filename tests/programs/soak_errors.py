@@ -14,12 +14,16 @@ WALK = frozenset({"ok", "ENOENT", "ENOTDIR", "ELOOP", "EACCES"})
 """What looking a path up can give."""
 
 OPEN = WALK | {"EISDIR", "ENXIO"}
+SPECIAL = frozenset({"ESPIPE", "ENODEV"})
+"""What fifos and devices answer that are asked for space."""
+
 OWNER = WALK | {"EPERM"}
 MAKE = WALK | {"EEXIST"}
 RENAME = MAKE | {"EPERM", "EISDIR", "ENOTEMPTY", "EINVAL"}
 
 ALLOWED: dict[str, frozenset[str]] = {
     "access": WALK,
+    "allocate": OPEN | SPECIAL,
     "append": OPEN,
     "chmod": OWNER,
     "chown": OWNER,
@@ -28,6 +32,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "write_direct": OPEN | {"EINVAL"},
     "exchange": RENAME,
     "fdatasync": OPEN | {"EINVAL"},  # of a special file
+    "find_data": OPEN,  # ENXIO: there is none
     "fsync": OPEN | {"EINVAL"},
     "get_xattr": WALK | {"ENODATA", "EPERM"},
     "hold": OPEN,
@@ -39,6 +44,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "mkdir": MAKE,
     "open_and_empty": OPEN,
     "own_file": frozenset({"ok"}),
+    "punch": OPEN | SPECIAL,
     "read": OPEN,
     "readlink": WALK | {"EINVAL"},
     "remove_xattr": WALK | {"ENODATA", "EPERM"},

@@ -35,6 +35,7 @@ READS = 50
 """How often a sector is read again before it counts as wrong: a reader may see another's write half done."""
 
 NOREPLACE, EXCHANGE = 1, 2
+KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
 XATTRS = ("user.one", "user.two", "user.three")
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -46,6 +47,13 @@ class WrongContent(Exception):
 def renameat2(old: str, new: str, flags: int) -> None:
     """rename(2) with flags, which Python's does not have."""
     if LIBC.renameat2(-100, os.fsencode(old), -100, os.fsencode(new), ctypes.c_uint(flags)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2), of which Python has a part."""
+    if LIBC.fallocate(descriptor, mode, ctypes.c_long(offset), ctypes.c_long(length)):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 
@@ -171,6 +179,22 @@ class SharedTree:
 
     def truncate(self) -> None:
         os.truncate(self.path(), self._rng.randrange(MAX_SECTORS) * SECTOR)
+
+    def allocate(self) -> None:
+        with opened(self.path(), os.O_WRONLY) as descriptor:
+            length = self._rng.randrange(1, MAX_SECTORS) * SECTOR
+            fallocate(descriptor, self._rng.choice((0, KEEP_SIZE)), 0, length)
+
+    def punch(self) -> None:
+        with opened(self.path(), os.O_WRONLY) as descriptor:
+            first, count = self._rng.randrange(MAX_SECTORS), self._rng.randrange(1, MAX_SECTORS_AT_ONCE)
+            mode = self._rng.choice((KEEP_SIZE | PUNCH_HOLE, KEEP_SIZE | ZERO_RANGE))
+            fallocate(descriptor, mode, first * SECTOR, count * SECTOR)
+
+    def find_data(self) -> None:
+        with opened(self.path(), os.O_RDONLY) as descriptor:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.lseek(descriptor, self._rng.randrange(MAX_SECTORS) * SECTOR, os.SEEK_DATA)
 
     def open_and_empty(self) -> None:
         with opened(self.path(), os.O_WRONLY | os.O_TRUNC) as descriptor:

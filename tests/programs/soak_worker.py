@@ -22,7 +22,15 @@ import time
 import traceback
 from pathlib import Path
 
-from tests.programs.soak_operations import KINDS, SharedTree, WrongContent
+from tests.programs.soak_operations import (
+    KEEP_SIZE,
+    KINDS,
+    PUNCH_HOLE,
+    ZERO_RANGE,
+    SharedTree,
+    WrongContent,
+    fallocate,
+)
 
 PROGRESS = struct.Struct("<QQQ")
 """When the operation began (ns), its kind (index into ALL_KINDS), how many were done before."""
@@ -46,7 +54,10 @@ class OwnFiles:
         """Change one file, then compare one."""
         name = f"own {self._rng.randrange(OWN_FILES)}"
         change = self._rng.choice(
-            (self._write, self._write, self._append, self._cut, self._map, self._move, self._drop)
+            (
+                *(self._write, self._write, self._append, self._cut, self._map, self._move, self._drop),
+                *(self._allocate, self._clear, self._copy),
+            )
         )
         change(name)
         self.compare(self._rng.choice(sorted(self.contents)) if self.contents else None)
@@ -56,7 +67,7 @@ class OwnFiles:
         if name is None:
             return
         expected, path = self.contents[name], self._directory / name
-        found = path.read_bytes()
+        found = path.read_bytes() if self._rng.random() < 0.7 else _data_of(path)
         if found != expected or path.stat().st_size != len(expected):
             differing = [place for place, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]]
             raise WrongContent(
@@ -112,6 +123,40 @@ class OwnFiles:
             os.close(descriptor)
             self._put(name, offset, data)
 
+    def _allocate(self, name: str) -> None:
+        descriptor = self._open(name, os.O_WRONLY)
+        length, mode = self._rng.randrange(1, MAX_OWN_BYTES), self._rng.choice((0, KEEP_SIZE))
+        fallocate(descriptor, mode, 0, length)
+        os.close(descriptor)
+        if not mode:
+            content = self.contents[name]
+            content.extend(bytes(max(0, length - len(content))))
+
+    def _clear(self, name: str) -> None:
+        descriptor = self._open(name, os.O_WRONLY)
+        mode = KEEP_SIZE | self._rng.choice((PUNCH_HOLE, ZERO_RANGE))
+        offset, length = self._rng.randrange(MAX_OWN_BYTES), self._rng.randrange(1, 100_000)
+        fallocate(descriptor, mode, offset, length)
+        os.close(descriptor)
+        content = self.contents[name]
+        if (end := min(offset + length, len(content))) > offset:
+            content[offset:end] = bytes(end - offset)
+
+    def _copy(self, name: str) -> None:
+        other = f"own {self._rng.randrange(OWN_FILES)}"
+        if other == name or not (size := len(self.contents.get(other, b""))):
+            return
+        source, target = self._open(other, os.O_RDONLY), self._open(name, os.O_WRONLY)
+        at = self._rng.randrange(size)
+        to, length = self._rng.choice((at, self._rng.randrange(MAX_OWN_BYTES))), self._rng.randrange(1, 200_000)
+        copied = (
+            os.copy_file_range(source, target, min(length, MAX_OWN_BYTES - to), at, to) if to < MAX_OWN_BYTES else 0
+        )
+        os.close(source)
+        os.close(target)
+        if copied:
+            self._put(name, to, bytes(self.contents[other][at : at + copied]))
+
     def _move(self, name: str) -> None:
         if name in self.contents:
             to = f"own {self._rng.randrange(OWN_FILES)}"
@@ -121,6 +166,23 @@ class OwnFiles:
     def _drop(self, name: str) -> None:
         if self.contents.pop(name, None) is not None:
             os.unlink(self._directory / name)
+
+
+def _data_of(path: Path) -> bytes:
+    """The content, read where lseek(2) says that there is data alone."""
+    with path.open("rb", buffering=0) as stream:
+        descriptor, end = stream.fileno(), 0
+        content = bytearray(os.fstat(descriptor).st_size)
+        while end < len(content):
+            try:
+                start = os.lseek(descriptor, end, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                break
+            end = os.lseek(descriptor, start, os.SEEK_HOLE)
+            content[start:end] = os.pread(descriptor, end - start, start)
+    return bytes(content)
 
 
 class Worker:
