@@ -130,7 +130,7 @@ class FileCopies:
             if self._parts.durability.durable_writes:
                 await self._parts.durability.flush(target)
             written = await self._written_end(target, target_offset, at + shift)
-            target.size = max(target.size, written)
+            target.size = max(target.size, min(written, at + shift))  # a chunk may be longer: it may be yet to be cut
             target.modified(None if keep_times else self._parts.now_ns(), self._parts.now_s())
         return at - source_offset, at + shift
 

@@ -166,7 +166,11 @@ class SharedTree:
         with opened(self.path(), os.O_RDWR | os.O_CREAT) as descriptor:
             size = os.fstat(descriptor).st_size
             if self._is_file(descriptor) and size:
-                with mmap.mmap(descriptor, size) as mapped, memoryview(mapped) as view:
+                try:
+                    whole = mmap.mmap(descriptor, size)
+                except ValueError:  # another has shortened it since, which Python looks for
+                    return
+                with whole as mapped, memoryview(mapped) as view:
                     first = self._rng.randrange(size // SECTOR)
                     count = min(MAX_SECTORS_AT_ONCE, size // SECTOR - first)
                     os.pwrite(self._source, self.sectors(descriptor, first, count), 0)

@@ -345,6 +345,15 @@ async def test_copies_are_what_the_source_was(sync: SyncMode, at: int, to: int) 
 
 
 @both_modes
+async def test_a_copy_below_a_cut_that_is_yet_to_be_made_shows_nothing_of_what_was_cut_off(sync: SyncMode) -> None:
+    async with Rig(sync) as rig, written(rig, 100) as source, written(rig, 2 * CHUNK_SIZE) as target:
+        await rig.io.truncate(target, CHUNK_SIZE + 500)
+        assert target.cut.pending == CHUNK_SIZE + 500
+        await copy(rig, source, 0, target, CHUNK_SIZE + 10, 100)
+        assert await content(rig, target) == b"d" * (CHUNK_SIZE + 500)
+
+
+@both_modes
 async def test_a_copy_over_data_leaves_holes_of_the_source(sync: SyncMode) -> None:
     async with Rig(sync) as rig, written(rig, 10) as source, written(rig, 4 * CHUNK_SIZE) as target:
         await rig.io.truncate(source, 3 * CHUNK_SIZE)
