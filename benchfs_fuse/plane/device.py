@@ -135,12 +135,15 @@ class Device:
             return False
         if not ready:
             return False
-        if ready[0][0] == self._descriptor and self._take_one():
-            self._alone += 1
-            if self._alone >= _PROBE_AFTER:
-                self._alone = 0
-                if self._take_one():
-                    self._wanted = 2
+        if ready[0][0] != self._descriptor:
+            return True
+        if not self._take_one():  # as without a slot: one comes back by way of the ring
+            return False
+        self._alone += 1
+        if self._alone >= _PROBE_AFTER:
+            self._alone = 0
+            if self._take_one():
+                self._wanted = 2
         return True
 
     def _take_one(self) -> bool:
