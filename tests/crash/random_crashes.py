@@ -64,6 +64,13 @@ def random_step(random: Random) -> Step:
             return "write", path, random.choice(BEGINNINGS), random.choice(COUNTS)
         case "truncate":
             return "truncate", path, random.choice(SIZES)
+        case "punch" | "zero" as kind:
+            return kind, path, random.choice(BEGINNINGS), random.choice((*COUNTS, 128))
+        case "allocate":
+            return "allocate", path, random.choice(SIZES[1:])
+        case "copy":
+            source = random.choice((other, other, path))
+            return "copy", path, source, random.choice(BEGINNINGS), random.choice(COUNTS), random.choice(BEGINNINGS)
         case "rename" | "link" as kind:
             return kind, path, other
         case "mkdir":
@@ -81,6 +88,8 @@ def is_possible(step: Step, there: frozenset[str]) -> bool:
     match step:
         case ("create" | "mkdir" | "nameless", str(path), *_):
             return path not in there
+        case ("copy", str(path), str(other), *_):
+            return path in there and other in there
         case ("link" | "publish", str(path), str(new)):
             return path in there and new not in there
         case (_, str(path), *_):

@@ -86,6 +86,45 @@ async def test_flags_are_those_of_one_instant_and_durable_after_fsync(sync: Sync
     assert tally.crashes > tally.sequences > 50
 
 
+RANGE_STEPS: tuple[Step, ...] = (
+    ("truncate", "a", 700),
+    ("punch", "a", 1, 127),
+    ("zero", "a", 0, 200),
+    ("allocate", "a", 70_000),
+    ("copy", "a", "b", 0, 1, 129),
+    ("copy", "b", "a", 0, 2, 0),
+    ("fsync", "a"),
+    ("settle",),
+)
+
+
+@pytest.mark.parametrize("sync", SyncMode, ids=str)
+@pytest.mark.parametrize("inline_bytes", [0, 4096])
+async def test_small_crashes_of_operations_on_ranges(sync: SyncMode, inline_bytes: int) -> None:
+    start, random, tally = await begin(STARTS["two files"], sync, inline_bytes), Random(f"{SEED} {sync}"), Tally()
+    for length in (1, 2, 3):
+        for steps in itertools.product(RANGE_STEPS, repeat=length):
+            await crash_everywhere(start, steps, sync, random, tally, LOSSES[length])
+    assert not tally.problems, "\n".join(tally.problems[:10])
+    assert tally.crashes > tally.sequences > 100
+
+
+@pytest.mark.parametrize("sync", SyncMode, ids=str)
+@pytest.mark.parametrize(
+    ("lie", "step"),
+    [
+        ("flush", ("punch", "a", 0, 2)),
+        ("flush", ("copy", "a", "b", 0, 1, 300)),
+        ("wal", ("allocate", "a", 200_000)),
+        ("wal", ("zero", "a", 129, 300)),
+    ],
+)
+async def test_a_flush_of_ranges_that_did_nothing_is_found_out(sync: SyncMode, lie: str, step: Step) -> None:
+    start, random, tally = await begin(STARTS["two files"], sync), Random(SEED), Tally()
+    await crash_everywhere(start, (step, ("fsync", "a")), sync, random, tally, 6, lie=lie)
+    assert tally.problems
+
+
 NAMELESS_STEPS: tuple[Step, ...] = (
     ("write", NAMELESS, 0, 2),
     ("write", NAMELESS, 127, 3),

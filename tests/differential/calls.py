@@ -25,6 +25,7 @@ UTIME_NOW = (1 << 30) - 1
 UTIME_OMIT = (1 << 30) - 2
 IMMUTABLE, APPEND, NODUMP, NOATIME = 0x10, 0x20, 0x40, 0x80
 """Flags of inodes (ioctl_iflags(2))."""
+KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
 NOW, OMIT = "now", "omit"
 Moment = int | str
 """Nanoseconds since 1970, or ``NOW`` or ``OMIT``."""
@@ -123,6 +124,10 @@ def utimensat(path: bytes, times: tuple[Moment, Moment] | None, flags: int) -> N
 
 def futimens(handle: int, times: tuple[Moment, Moment] | None) -> None:
     checked(_libc.futimens(handle, timespecs(*times) if times else None))
+
+
+def fallocate(handle: int, mode: int, offset: int, length: int) -> None:
+    checked(_libc.fallocate(handle, mode, ctypes.c_long(offset), ctypes.c_long(length)))
 
 
 def truncate(path: bytes, size: int) -> None:

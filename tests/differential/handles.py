@@ -110,6 +110,60 @@ class Handles:
             return -1
         return os.sendfile(target, origin, None, length)
 
+    def fallocate(self, slot: int, mode: int, offset: int, length: int) -> None:
+        calls.fallocate(self._handle(slot), mode, offset, length)
+
+    def copy_file_range(
+        self, slot: int, source: int, length: int, offset: int | None, source_offset: int | None
+    ) -> int:
+        """As often as it takes: how much one call does is the filesystem's matter."""
+        target, origin = self._handle(slot), self._handle(source)
+        done = 0
+        while True:
+            at = None if source_offset is None else source_offset + done
+            to = None if offset is None else offset + done
+            more = os.copy_file_range(origin, target, length - done, at, to)
+            done += more
+            if not more or done == length:
+                return done
+
+    def seek(self, slot: int, offset: int, whence: int) -> str:
+        """SEEK_DATA or SEEK_HOLE; where exactly is the filesystem's matter."""
+        handle = self._handle(slot)
+        if handle >= 0 and not stat.S_ISREG(os.fstat(handle).st_mode):
+            return "not asked"
+        try:
+            found = os.lseek(handle, offset, whence)
+        except OSError as error:
+            if error.errno != errno.ENXIO or not 0 <= offset < os.fstat(handle).st_size or whence != os.SEEK_DATA:
+                raise
+            found = offset  # a hole reaches the end
+        assert offset <= found <= os.fstat(handle).st_size
+        os.lseek(handle, 0, os.SEEK_SET)
+        return "found"
+
+    def holes(self, slot: int) -> tuple[bytes, bool]:
+        """The content, read where there is data alone; and whether data and holes take turns."""
+        handle = self._handle(slot)
+        if handle >= 0 and not stat.S_ISREG(os.fstat(handle).st_mode):
+            return b"", True
+        size, end, orderly = os.fstat(handle).st_size, 0, True
+        content = bytearray(min(size, MAX_MAPPED_BYTES))
+        while end < size:
+            try:
+                data = os.lseek(handle, end, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                break
+            orderly &= data >= end
+            end = os.lseek(handle, data, os.SEEK_HOLE)
+            orderly &= data < end <= size
+            part = os.pread(handle, min(end, len(content)) - data, data) if data < len(content) else b""
+            content[data : data + len(part)] = part
+        os.lseek(handle, 0, os.SEEK_SET)
+        return bytes(content), orderly
+
     def map_and_read(self, slot: int) -> bytes:
         with self._mapped(slot, mmap.PROT_READ) as view:
             return view[:]
@@ -138,6 +192,7 @@ class Handles:
                 *(self.open, self.dup, self.close, self.fstat, self.read, self.pread, self.write, self.pwrite),
                 *(self.lseek, self.ftruncate, self.fchmod, self.fchown, self.futimens, self.fsync, self.fdatasync),
                 *(self.fsetxattr, self.flistxattr, self.fgetdents, self.sendfile),
+                *(self.fallocate, self.copy_file_range, self.seek, self.holes),
                 *(self.map_and_read, self.map_and_write, self.link_handle),
             )
         }

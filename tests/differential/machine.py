@@ -28,8 +28,10 @@ reading and writing fifos,   | the kernel does it, and moves their times on ext4
 nanoseconds                  | stamps come from clocks of different fineness; the step that made a stamp is compared
 positions in directories     | telldir(3) cookies mean something to their own filesystem only
 RENAME_WHITEOUT              | refused with EINVAL, as filesystems do that cannot be an overlay's upper layer
-fallocate,                   | pyfuse3 has no handler for them: the kernel answers EOPNOTSUPP, and
- SEEK_HOLE and SEEK_DATA     | lseek as if there were no holes
+where holes are              | small files have none, and ext4 takes zeros that it has cached for data; it is compared
+                             | that all data lies where SEEK_DATA and SEEK_HOLE say
+number of blocks, after a    | ext4 copies holes as zeros
+ copy_file_range             |
 flags of inodes              | while they protect something only root acts, and by path; in sync=fsync no flags of
                              | regular files change, of which the kernel keeps ctime: see ``protection``
 O_DIRECT                     | ext4 asks for alignment to the disk's blocks, we do not
@@ -42,6 +44,7 @@ system.* xattrs              | without -o acl only: ACLs are refused there
 
 from __future__ import annotations
 
+import os
 import stat
 
 from hypothesis import strategies as st
@@ -284,6 +287,35 @@ class HandleRules(Steps):
     @rule(user=draw.USERS, pick=SLOT, source=SLOT, length=draw.LENGTHS)
     def sendfile(self, user: User, pick: int, source: int, length: int) -> None:
         self.step(user, "sendfile", self.slot(pick), self.slot(source), length)
+
+    @precondition(lambda self: self.open)
+    @rule(user=draw.USERS, pick=SLOT, mode=draw.ALLOCATIONS, offset=draw.OFFSETS, length=draw.LONG_LENGTHS)
+    def fallocate(self, user: User, pick: int, mode: int, offset: int, length: int) -> None:
+        self.step(user, "fallocate", self.slot(pick), mode, offset, length)
+
+    @precondition(lambda self: self.open)
+    @rule(
+        user=draw.USERS,
+        pick=SLOT,
+        source=SLOT,
+        length=draw.LONG_LENGTHS,
+        offset=st.one_of(st.none(), draw.OFFSETS),
+        source_offset=st.one_of(st.none(), draw.OFFSETS),
+    )
+    def copy_file_range(
+        self, user: User, pick: int, source: int, length: int, offset: int | None, source_offset: int | None
+    ) -> None:
+        self.step(user, "copy_file_range", self.slot(pick), self.slot(source), length, offset, source_offset)
+
+    @precondition(lambda self: self.open)
+    @rule(user=draw.USERS, pick=SLOT, offset=draw.OFFSETS, whence=st.sampled_from([os.SEEK_DATA, os.SEEK_HOLE]))
+    def seek(self, user: User, pick: int, offset: int, whence: int) -> None:
+        self.step(user, "seek", self.slot(pick), offset, whence)
+
+    @precondition(lambda self: self.open)
+    @rule(user=draw.USERS, pick=SLOT)
+    def holes(self, user: User, pick: int) -> None:
+        self.step(user, "holes", self.slot(pick))
 
     @precondition(lambda self: self.open)
     @rule(user=draw.USERS, pick=SLOT, data=draw.DATA, offset=draw.OFFSETS)

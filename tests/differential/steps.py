@@ -20,8 +20,8 @@ from tests.differential.judge import Judge, short
 from tests.differential.protocol import Outcome, User
 from tests.differential.strategies import Place
 
-READS = {"read", "pread", "sendfile", "map_and_read", "map_and_write"}
-WRITES = {"write", "pwrite", "sendfile", "map_and_write", "truncate", "ftruncate"}
+READS = {"read", "pread", "sendfile", "copy_file_range", "holes", "map_and_read", "map_and_write"}
+WRITES = {"write", "pwrite", "sendfile", "copy_file_range", "fallocate", "map_and_write", "truncate", "ftruncate"}
 
 
 class Steps(RuleBasedStateMachine):
@@ -66,6 +66,7 @@ class Steps(RuleBasedStateMachine):
         self.log.append(f"{number}: uid {user.uid} umask {self.umask:o} {name}({shown}): {native.error or 'done'}")
         doubtful = self.fills(name) or name == "fgetdents"
         self.judge.calendar.add(step.start_ns, step.end_ns, reads=name in READS, fills=doubtful)
+        self.judge.copied |= name == "copy_file_range"
         self.agree(self.judge.outcomes(native, mounted))
         if self.watched:
             looked = self.worker.look()

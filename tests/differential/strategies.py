@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from tests.differential.calls import NOW, OMIT
+from tests.differential.calls import KEEP_SIZE, NOW, OMIT, PUNCH_HOLE, ZERO_RANGE
 from tests.differential.protocol import CHUNK_BYTES, User
 
 SHARED_GROUP = 2000
@@ -75,6 +75,8 @@ SIZES = st.one_of(
 )
 OFFSETS = st.one_of(st.just(0), st.sampled_from([1, 4095, 4096, CHUNK_BYTES - 1, CHUNK_BYTES]), st.integers(0, 200_000))
 LENGTHS = st.one_of(st.sampled_from([1, 0, 4096]), st.integers(0, 9000), st.just(CHUNK_BYTES + 10))
+LONG_LENGTHS = st.one_of(LENGTHS, st.integers(0, 3 * CHUNK_BYTES))
+ALLOCATIONS = st.sampled_from([0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE, PUNCH_HOLE])
 DATA = st.builds(lambda length, byte: bytes((byte,)) * length, LENGTHS, st.integers(1, 255))
 
 _SECOND = 10**9

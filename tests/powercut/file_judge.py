@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchfs_core.types import SyncMode
 from tests.conformance.calls import get_flags
+from tests.powercut.blocks import BLOCK
 from tests.powercut.contents import Content
 from tests.powercut.record import Settled
 
@@ -69,6 +70,14 @@ class FileJudge:
                 self._contents[node].write(first, count, generation)
             case ["truncate", _, int(node), int(size), int(generation)]:
                 self._contents[node].truncate(size, generation)
+            case ["zero" | "punch" as kind, _, int(node), int(first), int(count)]:
+                self._contents[node].zero(first, count)
+                if kind == "zero":
+                    self._contents[node].grow((first + count) * BLOCK)
+            case ["allocate", _, int(node), int(size)]:
+                self._contents[node].grow(size)
+            case ["copy", _, int(node), _, int(other), int(first), int(count), int(to), int(generation)]:
+                self._contents[node].copy(self._contents[other], first, count, to, generation)
             case ["fsync" | "fsyncdir", *_]:
                 pass
             case ["nameless", _, int(node), _]:
@@ -87,7 +96,7 @@ class FileJudge:
 
     def done(self, operation: Sequence[object], result: object, at_ns: int) -> None:
         match operation:
-            case ["write" | "truncate", _, int(node), *_]:
+            case ["write" | "truncate" | "zero" | "punch" | "allocate" | "copy", _, int(node), *_]:
                 if self._every_write_is_durable:
                     self._durable(node, at_ns)
             case ["fsync", _, int(node)]:
@@ -102,6 +111,10 @@ class FileJudge:
         if not directory.exists():
             return [f"{directory.name} is missing"] if self._first else []
         return self.judge(look(directory), lambda path: (directory / path).read_bytes())
+
+    def blocks_of(self, node: int) -> int:
+        """How many whole blocks a file has while nothing is lost."""
+        return self._contents[node].size // BLOCK
 
     @property
     def names(self) -> Names:

@@ -131,6 +131,12 @@ class Session:
                 return path not in names
             case ("link", str(old), str(new)):
                 return old in names and new not in names
+            case ("copy", str(path), str(other), int(first), int(count), int(to)):
+                if path not in names or other not in names:
+                    return False
+                target, source = names[path].node, names[other].node
+                apart = target != source or abs(first - to) >= count
+                return apart and self.judge.blocks_of(source) >= first + count
             case (_, str(path), *_):
                 return path in names
         raise AssertionError(step)
@@ -202,6 +208,10 @@ class Session:
                 return "write", path, self._node(path), first, count, self.made
             case ("truncate", str(path), int(size)):
                 return "truncate", path, self._node(path), size, self.made
+            case ("punch" | "zero" | "allocate" as kind, str(path), *numbers):
+                return kind, path, self._node(path), *numbers
+            case ("copy", str(path), str(other), *numbers):
+                return "copy", path, self._node(path), other, self._node(other), *numbers, self.made
             case ("fsync", str(path)):
                 return "fsync", path, self._node(path)
         return step
@@ -238,10 +248,33 @@ class Session:
                 handle = await fs.open(inode)
                 await fs.write(handle, first * BLOCK, run_of_blocks(node, first, count, generation))
                 await fs.release(handle)
+            case (("punch" | "zero" | "allocate" | "copy"), *_):
+                handle = await fs.open(inode)
+                await self._do_with_range(kind, handle, words)
+                await fs.release(handle)
             case "fsync", _:
                 handle = await fs.open(inode)
                 await fs.fsync(handle)
                 await fs.release(handle)
+
+    async def _do_with_range(self, kind: str, handle: HandleId, words: Sequence[str | int]) -> None:
+        fs = self.layers.filesystem
+        match kind, *words:
+            case "punch", _, int(first), int(count):
+                await fs.ranges.punch(handle, first * BLOCK, count * BLOCK)
+            case "zero", _, int(first), int(count):
+                await fs.ranges.zero(handle, first * BLOCK, count * BLOCK, keep_size=False)
+            case "allocate", _, int(size):
+                await fs.ranges.allocate(handle, size, CHUNK_SIZE, keep_size=True)
+                await fs.ranges.allocate(handle, 0, size, keep_size=False)
+            case "copy", _, str(other), _, int(first), int(count), int(to), _:
+                attributes = await fs.lookup(ROOT_INODE, other.encode())
+                source, done = await fs.open(attributes.inode, writes=False), 0
+                while done < count * BLOCK:
+                    rest = count * BLOCK - done
+                    done += await fs.ranges.copy(source, first * BLOCK + done, handle, to * BLOCK + done, rest)
+                await fs.release(source)
+                await fs.forget(attributes.inode, 1)
 
 
 async def problems_after_crash(disk: Disk, sync: SyncMode, judge: FileJudge, inline_bytes: int = 0) -> list[str]:

@@ -9,6 +9,7 @@ from tests.powercut.workloads.git import Git
 from tests.powercut.workloads.links import Links
 from tests.powercut.workloads.overwrites import Overwrites
 from tests.powercut.workloads.publications import Publications
+from tests.powercut.workloads.ranges import Ranges
 from tests.powercut.workloads.recreations import Recreations
 from tests.powercut.workloads.renames import Renames
 from tests.powercut.workloads.small_files import SmallFiles
@@ -20,6 +21,7 @@ WORKLOADS: dict[str, type[Workload]] = {
     "appends": Appends,
     "overwrites": Overwrites,
     "truncates": Truncates,
+    "ranges": Ranges,
     "small": SmallFiles,
     "renames": Renames,
     "recreations": Recreations,

@@ -14,7 +14,7 @@ from random import Random
 from typing import ClassVar
 
 from benchfs_core.types import SyncMode
-from tests.conformance.calls import link_open, set_flags
+from tests.conformance.calls import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate, link_open, set_flags
 from tests.powercut.blocks import BLOCK, run_of_blocks
 from tests.powercut.file_judge import XATTR, FileJudge
 from tests.powercut.record import Judge, Operation, Teller
@@ -101,6 +101,11 @@ class FileWorkload(Workload):
         self.blocks[node] = -(-size // BLOCK)
         return "truncate", path, node, size, self._generation
 
+    def copy(self, path: str, node: int, other: str, source: int, first: int, count: int, to: int) -> Operation:
+        """Copy whole blocks from another file."""
+        self._generation += 1
+        return "copy", path, node, other, source, first, count, to, self._generation
+
     def whole_file(self, path: str, node: int) -> Iterator[Operation]:
         """Some content for a new file."""
         for _ in range(self.random.randrange(1, 4)):
@@ -153,6 +158,14 @@ class FileWorkload(Workload):
                 return os.fstat(handle).st_ino
             case ("publish", _, str(path), int(node), _):
                 link_open(self._open[node], path)
+            case ("punch" | "zero" as kind, str(path), int(node), int(first), int(count)):
+                mode = KEEP_SIZE | PUNCH_HOLE if kind == "punch" else ZERO_RANGE
+                fallocate(self._handle(path, node), mode, first * BLOCK, count * BLOCK)
+            case ("allocate", str(path), int(node), int(size)):
+                fallocate(self._handle(path, node), KEEP_SIZE, size, 20 * BLOCK)
+                fallocate(self._handle(path, node), 0, 0, size)
+            case ("copy", str(path), int(node), str(other), _, int(first), int(count), int(to), _):
+                self._copy(self._handle(path, node), other, first * BLOCK, to * BLOCK, count * BLOCK)
             case ("chmod", str(path), int(mode)):
                 os.chmod(path, mode)
             case ("setflags", str(path), int(value)):
@@ -162,6 +175,16 @@ class FileWorkload(Workload):
             case _:
                 raise AssertionError(operation)
         return 0
+
+    @staticmethod
+    def _copy(target: int, path: str, start: int, to: int, length: int) -> None:
+        source, done = os.open(path, os.O_RDONLY), 0
+        while done < length:
+            more = os.copy_file_range(source, target, length - done, start + done, to + done)
+            if not more:
+                raise OSError(f"{path}: short copy")
+            done += more
+        os.close(source)
 
     def _handle(self, path: str, node: int) -> int:
         if node not in self._open:
