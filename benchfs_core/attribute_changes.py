@@ -85,6 +85,7 @@ class AttributeChanges:
             raise InvalidArgument(f"truncate of inode {inode} to {size} bytes")
         await self._maintenance.room()
         node = self._inodes.activate(self._metadata.get(inode))
+        self._changes.found(node)
         node.open_count += 1  # keeps it active meanwhile
         try:
             await self._file_io.truncate(node, size)

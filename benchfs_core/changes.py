@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchfs_core.errors import VolumeReadOnly
-from benchfs_core.inodes import InodeTable
+from benchfs_core.inodes import ActiveInode, InodeTable
 from benchfs_core.metadata.group_commit import GroupCommit
 from benchfs_core.types import AttributeChange, InodeId
 
@@ -33,6 +33,10 @@ class Changes:
         if self._read_only:
             raise VolumeReadOnly("mounted read-only")
         await self._commit.writable(frees=frees)
+
+    def found(self, node: ActiveInode) -> None:
+        """The file was found by names that were made until now: what is made durable of it includes them."""
+        node.changed_sequence = self._commit.last_change
 
     def made(self, inode: InodeId, ctime_ns: int) -> None:
         """The inode was changed at ``ctime_ns``: its next fsync makes that durable."""

@@ -190,3 +190,13 @@ async def test_a_truncate_into_a_hole_keeps_to_the_size_it_set(sync: SyncMode) -
     await crash_everywhere(start, steps, sync, random, tally, 10)
     assert tally.crashes
     assert not tally.problems, "\n".join(tally.problems)
+
+
+async def test_a_truncate_that_changes_no_size_makes_the_name_durable_that_led_to_it() -> None:
+    """With ``sync=write``, as any other truncate does."""
+    first: tuple[Step, ...] = (("create", "b", 0o600), ("write", "b", 127, 1))
+    start, random, tally = await begin(first, SyncMode.WRITE), Random(SEED), Tally()
+    steps: tuple[Step, ...] = (("settle",), ("rename", "b", "a"), ("truncate", "a", 65_536), ("truncate", "a", 5000))
+    await crash_everywhere(start, steps, SyncMode.WRITE, random, tally, 10)
+    assert tally.crashes
+    assert not tally.problems, "\n".join(tally.problems)
