@@ -16,14 +16,15 @@ import errno
 import logging
 import os
 
-from benchfs_core.chunks.buffers import PAGE_BYTES, is_aligned
+from benchfs_core.chunks.buffers import PAGE_BYTES, aligned, is_aligned
 from benchfs_core.chunks.ring import Ring
 from benchfs_core.types import Buffer
 
 log = logging.getLogger(__name__)
 
 DIRECT_BYTES = 512 * 1024
-"""Shorter requests gain less than they lose by going without read-ahead and without gathering of writes."""
+"""Shorter requests gain less than they lose by going without read-ahead and without gathering of writes; but for
+durable writes at the same time."""
 
 _REFUSALS = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
 _NEVER = _REFUSALS | {errno.ENOENT}
@@ -61,14 +62,26 @@ class DirectIO:
         self.count += 1
         return buffer, done
 
-    async def write(self, descriptor: int, offset: int, data: Buffer, rw_flags: int) -> int:
-        """Write ``data``, or a part from its start; how many bytes. 0 where it is not to be had so. A checkpoint."""
-        if not isinstance(data, bytearray) or not self._fits(offset, len(data)) or not is_aligned(data):
+    async def write(
+        self, descriptor: int, offset: int, data: Buffer, rw_flags: int, *, any_length: bool = False
+    ) -> int:
+        """Write ``data``, or a part from its start; how many bytes. 0 where it is not to be had so. A checkpoint.
+
+        With ``any_length`` also what is short, as long as it is whole pages: for durable writes at the same time, which
+        the filesystem below then takes side by side. Through its cache ext4 has each wait for the one before.
+        """
+        if not self._fits(offset, len(data), any_length=any_length):
             return 0
+        buffer = data if isinstance(data, bytearray) and is_aligned(data) else None
+        if buffer is None:
+            if len(data) >= DIRECT_BYTES:
+                return 0  # it is not worth the copy
+            buffer = aligned(len(data))
+            buffer[:] = data
         if (direct := self._open(descriptor, os.O_WRONLY)) < 0:
             return 0
         try:
-            done = await self._ring.write_once(direct, offset, data, rw_flags)
+            done = await self._ring.write_once(direct, offset, buffer, rw_flags)
         except OSError as error:
             if error.errno not in _REFUSALS:
                 raise
@@ -79,8 +92,8 @@ class DirectIO:
         self.count += 1
         return done
 
-    def _fits(self, offset: int, length: int) -> bool:
-        return self._usable and length >= DIRECT_BYTES and not (offset | length) % PAGE_BYTES
+    def _fits(self, offset: int, length: int, *, any_length: bool = False) -> bool:
+        return self._usable and (any_length or length >= DIRECT_BYTES) and not (offset | length) % PAGE_BYTES
 
     def _open(self, descriptor: int, access: int) -> int:
         """The same file once more; -1 where that fails, of which whoever goes on without is told. Takes 3 µs."""

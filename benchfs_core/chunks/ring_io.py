@@ -52,6 +52,8 @@ class RingIO:
         self._meter = meter or Meter()
         self._ring = ring
         self._uncached = True
+        self._durable_writes = 0
+        """How many are under way. More than one at a time go past the page cache below, where they can."""
         self.direct = DirectIO(ring)
         """Large requests go this way first."""
         self._cache = PageCache(ring.buffers, meter=self._meter) if page_cache else None
@@ -113,10 +115,21 @@ class RingIO:
         self.counts.writes += 1
         self.counts.durable_writes += durable
         flags = os.RWF_DSYNC if durable else 0
-        if durable and (done := await self.direct.write(descriptor, offset, data, flags)):
-            if done == len(data):
-                return
-            offset, data = offset + done, data[done:]
+        if durable:
+            self._durable_writes += 1
+            try:
+                done = await self.direct.write(descriptor, offset, data, flags, any_length=self._durable_writes > 1)
+                if done == len(data):
+                    return
+                if done:
+                    offset, data = offset + done, data[done:]
+                await self._write(descriptor, offset, data, flags)
+            finally:
+                self._durable_writes -= 1
+        else:
+            await self._write(descriptor, offset, data, flags)
+
+    async def _write(self, descriptor: int, offset: int, data: Buffer, flags: int) -> None:
         if len(data) >= LARGE_BYTES and self._uncached:
             try:
                 await self._ring.write(descriptor, offset, data, flags | RWF_DONTCACHE)
@@ -125,7 +138,7 @@ class RingIO:
                 if error.errno != errno.EOPNOTSUPP:
                     raise
                 self._uncached = False
-        done = self._cache.write(descriptor, offset, data) if self._cache is not None and not durable else 0
+        done = self._cache.write(descriptor, offset, data) if self._cache is not None and not flags else 0
         if done < len(data):
             await self._ring.write(descriptor, offset + done, data[done:] if done else data, flags)
 

@@ -8,15 +8,17 @@ import mmap
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
+import trio
 
 from benchfs_core.chunks.buffers import PAGE_BYTES, BufferPool, aligned, is_aligned
 from benchfs_core.chunks.direct import DIRECT_BYTES
 from benchfs_core.chunks.ring import Ring
 from benchfs_core.chunks.ring_io import RWF_DONTCACHE, RingIO
-from benchfs_core.chunks.uring import UringDriver, io_uring_available
+from benchfs_core.chunks.uring import Plain, UringDriver, io_uring_available
 from tests.support.faults import FaultPlan, FaultyDriver, Rule
 
 needs_ring = pytest.mark.skipif(io_uring_available() is not None, reason=str(io_uring_available()))
@@ -33,6 +35,35 @@ def descriptor(tmp_path: Path) -> Iterator[int]:
     descriptor = os.open(tmp_path / "file", os.O_RDWR)
     yield descriptor
     os.close(descriptor)
+
+
+class Shortening(FaultyDriver):
+    """The first write and the first read move fewer bytes than they were asked to, in a way that direct I/O can."""
+
+    def __init__(self, inner: UringDriver, missing: int) -> None:
+        super().__init__(inner, FaultPlan())
+        self._missing = missing
+        self._buffers: dict[int, bytearray | None] = {}
+
+    def prepare_read(self, user_data: int, descriptor: int, offset: int, buffer: bytearray) -> bool:
+        if self.plan.calls["read"] == 0:
+            self._buffers[user_data] = buffer
+        return super().prepare_read(user_data, descriptor, offset, buffer)
+
+    def prepare_write(self, user_data: int, descriptor: int, offset: int, data: Plain, rw_flags: int) -> bool:
+        if self.plan.calls["write"] == 0:
+            self._buffers[user_data] = None
+        return super().prepare_write(user_data, descriptor, offset, data, rw_flags)
+
+    def reap(self) -> list[tuple[int, int]]:
+        return [(user_data, self._shorten(user_data, result)) for user_data, result in super().reap()]
+
+    def _shorten(self, user_data: int, result: int) -> int:
+        if user_data not in self._buffers:
+            return result
+        if (buffer := self._buffers.pop(user_data)) is not None:
+            buffer[-self._missing :] = bytes(self._missing)
+        return result - self._missing
 
 
 @asynccontextmanager
@@ -139,9 +170,13 @@ async def test_a_read_ends_where_the_file_does(descriptor: int, size: int) -> No
 @pytest.mark.parametrize("missing", [PAGE_BYTES, 1000, LENGTH - 1])
 async def test_what_comes_short_is_finished_through_the_cache(descriptor: int, missing: int) -> None:
     content = filled(LENGTH)
-    async with opened(Rule("write", 1, short_by=missing), Rule("read", 1, short_by=missing)) as (io, driver):
+    driver = Shortening(UringDriver(16), missing)
+    async with Ring.open(4, driver) as ring:
+        io = RingIO(ring, page_cache=False)
         await io.write(descriptor, 0, content, durable=True)
         assert bytes(await io.read(descriptor, 0, LENGTH)) == content
+        assert io.direct.count == 2
+        assert len(driver.rw_flags) == 2
         assert all(flags & os.RWF_DSYNC for flags in driver.rw_flags)
     assert os.pread(descriptor, LENGTH, 0) == content
 
@@ -177,3 +212,39 @@ async def test_a_failure_is_the_callers(descriptor: int, number: int) -> None:
         await io.write(descriptor, 0, filled(LENGTH), durable=True)
         assert io.direct.count == 1, "it is still tried"
     assert len(os.listdir("/proc/self/fd")) <= before, "every descriptor was closed"
+
+
+@needs_ring
+async def test_durable_writes_at_the_same_time_go_past_the_cache_whatever_their_length(descriptor: int) -> None:
+    os.pwrite(descriptor, bytes(LENGTH), 0)
+    pages = {number * PAGE_BYTES: bytes([number + 1]) * PAGE_BYTES for number in range(8)}
+    async with opened() as (io, driver):
+        for offset, page in pages.items():
+            await io.write(descriptor, offset, page, durable=True)
+        assert io.direct.count == 0, "one after another they are no quicker so"
+        async with trio.open_nursery() as nursery:
+            for offset, page in pages.items():
+                nursery.start_soon(partial(io.write, descriptor, offset, page[::-1] + page, durable=True))
+                nursery.start_soon(partial(io.write, descriptor, LENGTH + offset + 1, page, durable=True))
+                nursery.start_soon(partial(io.write, descriptor, 2 * LENGTH + offset, page, durable=False))
+        count = io.direct.count
+        assert len(pages) - 1 <= count <= len(pages), "all but one that was alone, and what is not whole pages"
+        assert {flags for flags in driver.rw_flags if flags} == {os.RWF_DSYNC}
+        for offset, page in pages.items():
+            assert await io.read(descriptor, LENGTH + offset + 1, PAGE_BYTES) == page
+            assert await io.read(descriptor, 2 * LENGTH + offset, PAGE_BYTES) == page
+        assert bytes(await io.read(descriptor, 8 * PAGE_BYTES, PAGE_BYTES)) == pages[7 * PAGE_BYTES]
+        await io.write(descriptor, 0, pages[0], durable=True)
+        assert io.direct.count == count, "alone again"
+
+
+@needs_ring
+async def test_short_ones_that_are_refused_are_made_all_the_same(descriptor: int) -> None:
+    content = bytes(filled(4 * PAGE_BYTES))
+    async with opened(Rule("write", 2, errno.EINVAL)) as (io, _):
+        async with trio.open_nursery() as nursery:
+            for start in range(0, len(content), PAGE_BYTES):
+                part = content[start : start + PAGE_BYTES]
+                nursery.start_soon(partial(io.write, descriptor, start, part, durable=True))
+        assert io.direct.count == 2, "those under way when one was refused are told by themselves"
+    assert os.pread(descriptor, len(content), 0) == content
