@@ -100,6 +100,8 @@ def _recover_file(
     if node.cut.pending is not None:
         end = min(end, node.cut.pending)
     node.size = max(node.size, end)
+    if node.cut.pending is not None:
+        node.cut.shorten(node.size)  # cut further away, a chunk with space beyond would become longer than the file
     node.cut.size = node.size if node.cut.recorded else 0
     node.written = {chunk.chunk_index for chunk in chunks}
     node.unflushed = set(node.written)

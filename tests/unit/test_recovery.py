@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from benchfs_core.chunks import range_calls
 from benchfs_core.errors import NoSuchEntry, VolumeError
 from benchfs_core.filesystem import FileSystem
 from benchfs_core.types import ROOT_INODE, AttributeChange, InodeId, SyncMode
@@ -159,3 +160,24 @@ async def test_bytes_beyond_a_recorded_cut_are_zeros_from_the_first_read_on(tmp_
         async with open_test_volume(tmp_path / "crashed", SyncMode.FSYNC, read_only=read_only) as volume:
             assert await read_file(volume.filesystem, b"f") == b"x" * 10 + bytes(40)
     assert findings(tmp_path / "crashed") == []
+
+
+async def test_a_cut_beyond_the_end_that_is_left_makes_no_chunk_longer_than_its_file(tmp_path: Path) -> None:
+    """Found by a power cut: space was allocated beyond the end, and what had been written up to the cut was lost."""
+    async with open_test_volume(tmp_path / "v", SyncMode.FSYNC) as volume:
+        fs = volume.filesystem
+        inode = await write_file(fs, b"file", b"x" * 1000)
+        await fs.sync()
+        handle = await fs.open(inode)
+        await fs.ranges.allocate(handle, 0, 60000, keep_size=True)
+        await fs.write(handle, 0, b"y" * 50000)
+        await fs.setattr(inode, AttributeChange(), 44032)
+        await fs.fsync_directory(await fs.opendir(ROOT_INODE))
+        source = crash_copy(tmp_path / "v", tmp_path / "crashed")
+    chunk = source / "chunks" / str(inode) / "0"
+    with chunk.open("r+b") as file:
+        file.truncate(1000)
+        range_calls.allocate(file.fileno(), 0, 60000)
+    async with open_test_volume(source, SyncMode.FSYNC) as volume:
+        assert (await volume.filesystem.getattr(inode)).size == 1000
+    assert findings(source) == []
