@@ -1,4 +1,6 @@
-"""``Device``: /dev/fuse read and written through the ring. Requests in, each in the buffers of a slot; replies out.
+"""``Device``: /dev/fuse read and written, through the ring or, while requests come one by one, past it (``take``).
+
+Requests in, each in the buffers of a slot; replies out.
 
 Imports the core's ring, ``protocol`` and ``replies``. Invariants: a slot's buffers are the kernel's until its read is
 done, then its taker's until ``give_back``; at most ``MAX_SLOTS`` exist, so at most that many requests are here that
