@@ -35,9 +35,15 @@ MAX_READS = 8
 One request wakes them all, and all but one in vain, so there are no more than requests came lately (``arrived_by``).
 """
 
-_PROBE_AFTER = 16
-"""After so many requests that were taken one by one, it is looked whether a second one is there."""
+_PROBE_AFTER = 17
+"""After so many requests that were taken one by one, it is looked whether more are there. A prime, so that it is looked
+at every place among those that keep coming together."""
+_QUEUE = 4
+"""So many requests at once go through the ring; fewer are taken past it one after the other."""
 
+PROMPT_NS = 100_000
+"""Requests that keep coming within this time are looked for again and again, without sleeping: falling asleep and being
+woken costs the asker and the daemon more time than a small request, and the daemon more CPU time than looking."""
 PATIENCE_MS = 1
 """How long to wait in poll(2) for the next request after one that came alone, before the event loop is asked."""
 
@@ -86,6 +92,10 @@ class Device:
         """How many are to be; 1: requests come one by one, and are taken past the ring while they do."""
         self._listening = False
         """Whether somebody waits for the ring to tell of the next request."""
+        self._may_spin = len(os.sched_getaffinity(0)) > 1
+        """Not where who is to ask next needs the only processor."""
+        self._is_prompt = False
+        """Whether the last wait was shorter than ``PROMPT_NS``."""
         self._alone = 0
         """Requests since there was last more than one at a time."""
         self._poll = select.poll()
@@ -124,7 +134,7 @@ class Device:
         return slot
 
     def take(self) -> bool:
-        """Take the next request past the ring, where they come one by one: blocks for ``PATIENCE_MS`` at most.
+        """Take the next request past the ring, where they come one by one: blocks little longer than ``PATIENCE_MS``.
 
         Returns:
             Whether a request came or something in the ring is complete.
@@ -132,7 +142,7 @@ class Device:
         if self._wanted > 1 or self._reading or self.ended.is_set():
             return False
         try:
-            ready = self._poll.poll(PATIENCE_MS)
+            ready = self._wait()
         except OSError:  # poll(2) itself is subject to limits; the ring, which has been set up, is not
             return False
         if not ready:
@@ -144,9 +154,22 @@ class Device:
         self._alone += 1
         if self._alone >= _PROBE_AFTER:
             self._alone = 0
-            if self._take_one():
-                self._wanted = 2
+            if all(self._take_one() for _ in range(_QUEUE - 1)):
+                self._wanted = _QUEUE
         return True
+
+    def _wait(self) -> list[tuple[int, int]]:
+        """What poll(2) finds, the device or the ring or both; none after ``PATIENCE_MS``."""
+        poll, now_ns, begun_ns = self._poll.poll, self._now_ns, self._now_ns()
+        ready: list[tuple[int, int]] = []
+        if self._is_prompt:
+            until_ns = begun_ns + PROMPT_NS
+            while not (ready := poll(0)) and now_ns() < until_ns:
+                pass
+        if not ready:
+            ready = poll(PATIENCE_MS)
+        self._is_prompt = self._may_spin and bool(ready) and now_ns() - begun_ns < PROMPT_NS
+        return ready
 
     def _take_one(self) -> bool:
         if (slot := self._unused()) is None:

@@ -6,11 +6,9 @@ import errno
 import os
 import socket
 import struct
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import cast
 
 import pytest
 import trio
@@ -25,7 +23,7 @@ from benchfs_core.profile import Profile
 from benchfs_core.types import InodeId, StoreKind, SyncMode
 from benchfs_core.volume import Volume, open_volume
 from benchfs_fuse.plane import forward, protocol, replies
-from benchfs_fuse.plane.device import MAX_READS, MAX_SLOTS, Device, Slot
+from benchfs_fuse.plane.device import MAX_READS
 from benchfs_fuse.plane.handlers import Handlers
 from benchfs_fuse.plane.plane import MAX_REQUESTS, Plane
 from benchfs_fuse.plane.protocol import IN_HEADER, Opcode
@@ -218,20 +216,6 @@ async def test_requests_that_come_one_by_one_pass_by_the_ring(in_memory: Volume)
         await trio.to_thread.run_sync(ask_one_by_one)
         assert driver.enter_count - before < 250
     assert at.profile.counts() == {"statfs": 500}
-
-
-async def test_nobody_spins_for_a_request_while_there_is_no_slot_for_it() -> None:
-    kernel_end, device_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with kernel_end, device_end:
-        device_end.setblocking(False)
-        async with Ring.open(4) as ring:
-            device = Device(ring, device_end.fileno(), time.monotonic_ns)
-            slots = [device._unused() for _ in range(MAX_SLOTS)]
-            kernel_end.send(bytes(40))
-            assert not device.take()
-            device.give_back(cast("Slot", slots[0]))
-            assert device.take()
-            assert len(device.arrived) == 1
 
 
 async def test_errors_have_their_errno(in_memory: Volume) -> None:

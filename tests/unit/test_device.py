@@ -1,0 +1,103 @@
+"""Who waits for the next request, and how. A pair of sockets stands for /dev/fuse."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from typing import cast
+
+import pytest
+
+from benchfs_core.chunks.ring import Ring
+from benchfs_core.chunks.uring import io_uring_available
+from benchfs_fuse.plane.device import MAX_SLOTS, PATIENCE_MS, PROMPT_NS, Device, Slot
+
+pytestmark = pytest.mark.skipif(io_uring_available() is not None, reason=str(io_uring_available()))
+
+
+async def test_nobody_spins_for_a_request_while_there_is_no_slot_for_it() -> None:
+    kernel_end, device_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with kernel_end, device_end:
+        device_end.setblocking(False)
+        async with Ring.open(4) as ring:
+            device = Device(ring, device_end.fileno(), time.monotonic_ns)
+            slots = [device._unused() for _ in range(MAX_SLOTS)]
+            kernel_end.send(bytes(40))
+            assert not device.take()
+            device.give_back(cast("Slot", slots[0]))
+            assert device.take()
+            assert len(device.arrived) == 1
+
+
+class Waits:
+    """Stands for poll(2) and the clock: ``delays_ns`` says how long after it is waited for each request comes."""
+
+    def __init__(self, kernel_end: socket.socket, device_end: socket.socket, delays_ns: list[int]) -> None:
+        self._kernel_end, self._device = kernel_end, device_end.fileno()
+        self._delays_ns = delays_ns
+        self.time_ns = 0
+        self._due_ns: int | None = None
+        self.asked_ms: list[int] = []
+
+    def now_ns(self) -> int:
+        self.time_ns += 1000
+        return self.time_ns
+
+    def poll(self, timeout_ms: int) -> list[tuple[int, int]]:
+        self.asked_ms.append(timeout_ms)
+        if self._due_ns is None:
+            self._due_ns = self.time_ns + self._delays_ns.pop(0)
+        if self._due_ns > self.time_ns + timeout_ms * 1_000_000:
+            self.time_ns += timeout_ms * 1_000_000
+            return []
+        self.time_ns = max(self.time_ns, self._due_ns)
+        self._due_ns = None
+        self._kernel_end.send(bytes(40))
+        return [(self._device, select.POLLIN)]
+
+
+@pytest.mark.parametrize(("processors", "spins"), [({0, 1}, True), ({0}, False)])
+async def test_a_prompt_request_is_looked_for_without_sleeping(
+    monkeypatch: pytest.MonkeyPatch, processors: set[int], spins: bool
+) -> None:
+    """After a wait that was short; once in vain, and not again until another one was short."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: processors)
+    kernel_end, device_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    slow, prompt = PROMPT_NS * 2, PROMPT_NS // 4
+    with kernel_end, device_end:
+        device_end.setblocking(False)
+        waits = Waits(kernel_end, device_end, [slow, prompt, prompt, slow, slow, prompt, prompt])
+        slept = []
+        async with Ring.open(4) as ring:
+            device = Device(ring, device_end.fileno(), waits.now_ns)
+            device._poll = cast("select.poll", waits)
+            for _ in range(7):
+                assert device.take()
+                device.give_back(device.arrived.popleft())
+                assert waits.asked_ms.count(0) <= PROMPT_NS // 1000
+                slept.append((0 in waits.asked_ms, PATIENCE_MS in waits.asked_ms))
+                waits.asked_ms.clear()
+    sleeps, looks, looks_in_vain = (False, True), (True, False), (True, True)
+    expected = [sleeps, sleeps, looks, looks_in_vain, sleeps, sleeps, looks]
+    assert slept == (expected if spins else [sleeps] * 7)
+
+
+@pytest.mark.parametrize(("at_once", "reads"), [(3, 1), (4, 4)])
+async def test_few_requests_at_once_pass_by_the_ring_and_more_go_through_it(at_once: int, reads: int) -> None:
+    kernel_end, device_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with kernel_end, device_end:
+        device_end.setblocking(False)
+        async with Ring.open(4) as ring:
+            device = Device(ring, device_end.fileno(), time.monotonic_ns)
+            for _ in range(100):
+                for _ in range(at_once):
+                    kernel_end.send(bytes(40))
+                while len(device.arrived) < at_once:
+                    assert device.take()
+                if device.reads > 1:
+                    break
+                while device.arrived:
+                    device.give_back(device.arrived.popleft())
+            assert device.reads == reads
