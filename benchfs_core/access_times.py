@@ -30,12 +30,20 @@ class AccessTimes:
             return False
         return self._mounting.moves_atime(node.atime_ns, node.mtime_ns, node.ctime_ns, self._changes.now_ns)
 
-    async def read(self, inode: InodeId) -> None:
-        """A directory or symbolic link was read: move its atime, if the mount's rule says so."""
+    def move_with_reading(self, inode: InodeId) -> bool:
+        """Whether reading a directory or symbolic link moves its atime: who has it cached must then read it here.
+
+        Raises:
+            NoSuchEntry: there is no such inode.
+        """
         stored = self._metadata.get(inode)
         if stored.flags & NOATIME:
-            return
-        if self._mounting.moves_atime(stored.atime_ns, stored.mtime_ns, stored.ctime_ns, self._changes.now_ns):
+            return False
+        return self._mounting.moves_atime(stored.atime_ns, stored.mtime_ns, stored.ctime_ns, self._changes.now_ns)
+
+    async def read(self, inode: InodeId) -> None:
+        """A directory or symbolic link was read: move its atime, if the mount's rule says so."""
+        if self.move_with_reading(inode):
             with suppress(FileSystemError):
                 await self._changes.allowed()
                 stored = self._metadata.get(inode)

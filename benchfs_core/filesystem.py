@@ -71,7 +71,8 @@ class FileSystem:
         self.flags = InodeFlags(metadata, self._changes, inodes)
         """Immutable, append-only, and the like."""
         self._attribute_changes = AttributeChanges(metadata, self._changes, file_io, inodes, maintenance)
-        self._access_times = AccessTimes(metadata, self._changes, mounting)
+        self.access_times = AccessTimes(metadata, self._changes, mounting)
+        """When reading moves atime."""
         self._open_files = OpenFiles()
         self.ranges = Ranges(file_io, commit, self._open_files, mounting)
         """Parts of open files: allocation, holes, copies."""
@@ -152,7 +153,7 @@ class FileSystem:
     async def readlink(self, inode: InodeId) -> bytes:
         """The target of a symbolic link (readlink(2))."""
         target = self._metadata.readlink(inode)
-        await self._access_times.read(inode)
+        await self.access_times.read(inode)
         return target
 
     # Attributes
@@ -265,7 +266,7 @@ class FileSystem:
         file = self._open_files.file(handle)
         if file.noatime:
             return False
-        return self._access_times.move_with(file.node)
+        return self.access_times.move_with(file.node)
 
     async def write(
         self,
@@ -334,7 +335,7 @@ class FileSystem:
         """
         directory = self._open_files.directory(handle)
         if after_cookie == 0:
-            await self._access_times.read(directory)
+            await self.access_times.read(directory)
         return self._entries(directory, after_cookie)
 
     def remember(self, inode: InodeId) -> None:

@@ -22,6 +22,11 @@ class Refused(Exception):
         self.number = number
 
 
+def not_connected(message: bytes) -> None:
+    """Where messages to the kernel go before there is a way to send them: that is a mistake of ours."""
+    raise AssertionError(f"no way to send {len(message)} bytes")
+
+
 def caller_of(request: Request, umask: int = 0) -> Caller:
     """Who asks; ``umask`` is in the requests that make something."""
     return Caller(request.uid, request.gid, request.pid, umask)

@@ -14,7 +14,7 @@ from benchfs_core import flags
 from benchfs_core.filesystem import FileSystem
 from benchfs_core.types import InodeId
 from benchfs_fuse.plane import protocol, replies
-from benchfs_fuse.plane.answering import Handler, Refused, Reply, caller_of
+from benchfs_fuse.plane.answering import Handler, Refused, Reply, caller_of, not_connected
 from benchfs_fuse.plane.protocol import Opcode, ProtocolError, Request, fixed
 from benchfs_fuse.requests import Requests
 
@@ -35,7 +35,7 @@ class AttributeHandlers:
     def __init__(self, filesystem: FileSystem, requests: Requests) -> None:
         self._fs = filesystem
         self._requests = requests
-        self._tell: Callable[[bytes], None] = _nobody
+        self._tell: Callable[[bytes], None] = not_connected
         self.table: dict[Opcode, Handler] = {
             Opcode.TMPFILE: self.tmpfile,
             Opcode.STATX: self.statx,
@@ -93,10 +93,6 @@ _COMMANDS = {
     FS_IOC_FSSETXATTR: _FSXATTR,
 }
 """What each command takes or tells."""
-
-
-def _nobody(message: bytes) -> None:
-    raise AssertionError("not connected")
 
 
 def _flags_of(data: bytes) -> int:

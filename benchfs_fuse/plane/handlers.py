@@ -17,6 +17,7 @@ from benchfs_core.types import MAX_NAME_BYTES, AttributeChange, HandleId, InodeI
 from benchfs_fuse.plane import protocol, replies
 from benchfs_fuse.plane.answering import Handler, Refused, Reply, caller_of
 from benchfs_fuse.plane.attributes import AttributeHandlers
+from benchfs_fuse.plane.directories import DirectoryHandlers
 from benchfs_fuse.plane.protocol import Opcode, Request, SetattrField, fixed, names
 from benchfs_fuse.plane.ranges import RangeHandlers
 from benchfs_fuse.plane.write_back import WriteBack
@@ -39,18 +40,23 @@ class Handlers:
         self._keep_times = writeback_cache
         self._now_ns = now_ns
         self._attributes = AttributeHandlers(filesystem, self._requests)
-        self.connect = self._attributes.connect
+        self._directories = DirectoryHandlers(filesystem, self._requests)
         self.table: dict[int, tuple[str, Handler]] = {
             opcode: (_COUNTED_AS.get(opcode, opcode.name.lower()), handler)
             for opcode, handler in {
                 **self._of_names(),
                 **self._of_attributes(),
                 **self._of_files(),
-                **self._of_directories(),
                 **self._attributes.table,
+                **self._directories.table,
                 **RangeHandlers(filesystem, write_back, writeback_cache=writeback_cache).table,
             }.items()
         }
+
+    def connect(self, tell: Callable[[bytes], None]) -> None:
+        """From now on messages to the kernel can be sent: with ``tell``, in order before the next reply."""
+        self._attributes.connect(tell)
+        self._directories.connect(tell)
 
     def _of_names(self) -> dict[Opcode, Handler]:
         return {
@@ -64,8 +70,6 @@ class Handlers:
             Opcode.LINK: self.link,
             Opcode.UNLINK: self.unlink,
             Opcode.RMDIR: self.rmdir,
-            Opcode.RENAME: self.rename,
-            Opcode.RENAME2: self.rename2,
         }
 
     def _of_attributes(self) -> dict[Opcode, Handler]:
@@ -90,15 +94,6 @@ class Handlers:
             Opcode.SYNCFS: self.syncfs,
             Opcode.INTERRUPT: self.interrupt,
             Opcode.DESTROY: self.destroy,
-        }
-
-    def _of_directories(self) -> dict[Opcode, Handler]:
-        return {
-            Opcode.OPENDIR: self.opendir,
-            Opcode.READDIR: self.readdir,
-            Opcode.READDIRPLUS: self.readdir,
-            Opcode.RELEASEDIR: self.releasedir,
-            Opcode.FSYNCDIR: self.fsyncdir,
         }
 
     # Names
@@ -163,21 +158,6 @@ class Handlers:
         """RMDIR."""
         (name,) = names(request.body, 0)
         await self._fs.rmdir(InodeId(request.inode), name)
-        return b""
-
-    async def rename(self, request: Request) -> Reply:
-        """RENAME."""
-        (target,) = fixed(protocol.RENAME_IN, request.body)
-        return await self._rename(request, target, 0, protocol.RENAME_IN.size)
-
-    async def rename2(self, request: Request) -> Reply:
-        """RENAME2."""
-        target, flags = fixed(protocol.RENAME2_IN, request.body)
-        return await self._rename(request, target, flags, protocol.RENAME2_IN.size)
-
-    async def _rename(self, request: Request, target: int, flags: int, start: int) -> Reply:
-        old, new = names(request.body, start, 2)
-        await self._requests.rename(InodeId(request.inode), old, InodeId(target), new, flags)
         return b""
 
     # Attributes
@@ -328,38 +308,6 @@ class Handlers:
 
     async def destroy(self, request: Request) -> Reply:
         """DESTROY: the last request. All that is due is done when the device says that nothing follows."""
-        return b""
-
-    # Directories
-
-    async def opendir(self, request: Request) -> Reply:
-        """OPENDIR."""
-        fixed(protocol.OPEN_IN, request.body)
-        return replies.open_out(await self._fs.opendir(InodeId(request.inode)), 0)
-
-    async def readdir(self, request: Request) -> Reply:
-        """READDIR, and READDIRPLUS: entries with their attributes, which saves the kernel a lookup each."""
-        handle, after, size, *_ = fixed(protocol.READ_IN, request.body)
-        plus = request.opcode == Opcode.READDIRPLUS
-        listing = replies.Listing(min(size, protocol.MAX_WRITE_BYTES), plus=plus)
-        for entry in await self._requests.listing(HandleId(handle), after):
-            valid_s = replies.CACHE_S if entry.is_current else 0
-            if not listing.add(entry.name, entry.attributes, entry.cookie, valid_s=valid_s):
-                break
-            if plus and entry.is_counted:
-                self._fs.remember(entry.attributes.inode)
-        return listing.encode()
-
-    async def releasedir(self, request: Request) -> Reply:
-        """RELEASEDIR."""
-        handle, *_ = fixed(protocol.RELEASE_IN, request.body)
-        await self._fs.releasedir(HandleId(handle))
-        return b""
-
-    async def fsyncdir(self, request: Request) -> Reply:
-        """FSYNCDIR."""
-        handle, _ = fixed(protocol.FSYNC_IN, request.body)
-        await self._fs.fsync_directory(HandleId(handle))
         return b""
 
 

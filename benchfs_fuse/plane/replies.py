@@ -45,8 +45,8 @@ DIRENT = struct.Struct("<QQII")
 INVAL_INODE_OUT = struct.Struct("<Qqq")
 """``fuse_notify_inval_inode_out`` (24): ino, off, len."""
 
-DIRECT_IO, KEEP_CACHE = 1 << 0, 1 << 1
-"""``FOPEN_DIRECT_IO`` and ``FOPEN_KEEP_CACHE``."""
+DIRECT_IO, KEEP_CACHE, CACHE_DIR = 1 << 0, 1 << 1, 1 << 3
+"""``FOPEN_DIRECT_IO``, ``FOPEN_KEEP_CACHE`` and ``FOPEN_CACHE_DIR``."""
 
 _NOTIFY_INVAL_INODE = 2
 """``FUSE_NOTIFY_INVAL_INODE``, in the place of the errno."""
@@ -144,7 +144,16 @@ def head(unique: int, length: int) -> bytes:
 
 def attributes_changed(inode: int) -> bytes:
     """A message that is no reply: what the kernel has of an inode's attributes does not hold any more."""
-    body = INVAL_INODE_OUT.pack(inode, -1, 0)  # an offset below 0: of its content everything holds
+    return _invalidation(inode, -1)  # an offset below 0: of its content everything holds
+
+
+def content_changed(inode: int) -> bytes:
+    """A message that is no reply: nothing that the kernel has of an inode holds any more, its content neither."""
+    return _invalidation(inode, 0)
+
+
+def _invalidation(inode: int, offset: int) -> bytes:
+    body = INVAL_INODE_OUT.pack(inode, offset, 0)
     return OUT_HEADER.pack(OUT_HEADER.size + len(body), _NOTIFY_INVAL_INODE, 0) + body
 
 

@@ -1,0 +1,99 @@
+"""Handlers of what directories list, and of moving entries between them.
+
+Imports ``protocol``, ``replies``, ``answering``, ``requests`` and the core. Invariants as in ``handlers``, which takes
+these in. The kernel keeps what a directory lists until it changes that itself; what it does not know of, that `..` is
+another one since the directory was moved, it is told before the reply.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+
+from benchfs_core.filesystem import FileSystem
+from benchfs_core.types import HandleId, InodeId
+from benchfs_fuse.plane import protocol, replies
+from benchfs_fuse.plane.answering import Handler, Reply, not_connected
+from benchfs_fuse.plane.protocol import Opcode, Request, fixed, names
+from benchfs_fuse.requests import RENAME_EXCHANGE, Requests
+
+
+class DirectoryHandlers:
+    """Some handlers of one mount, by opcode."""
+
+    def __init__(self, filesystem: FileSystem, requests: Requests) -> None:
+        self._fs = filesystem
+        self._requests = requests
+        self._tell: Callable[[bytes], None] = not_connected
+        self.table: dict[Opcode, Handler] = {
+            Opcode.OPENDIR: self.opendir,
+            Opcode.READDIR: self.readdir,
+            Opcode.READDIRPLUS: self.readdir,
+            Opcode.RELEASEDIR: self.releasedir,
+            Opcode.FSYNCDIR: self.fsyncdir,
+            Opcode.RENAME: self.rename,
+            Opcode.RENAME2: self.rename2,
+        }
+
+    def connect(self, tell: Callable[[bytes], None]) -> None:
+        """From now on messages to the kernel can be sent: with ``tell``, in order before the next reply."""
+        self._tell = tell
+
+    async def opendir(self, request: Request) -> Reply:
+        """OPENDIR. What is listed is kept by the kernel, unless listing moves atime."""
+        fixed(protocol.OPEN_IN, request.body)
+        inode = InodeId(request.inode)
+        handle = await self._fs.opendir(inode)
+        keeps = 0 if self._fs.access_times.move_with_reading(inode) else replies.KEEP_CACHE | replies.CACHE_DIR
+        return replies.open_out(handle, keeps)
+
+    async def readdir(self, request: Request) -> Reply:
+        """READDIR, and READDIRPLUS: entries with their attributes, which saves the kernel a lookup each."""
+        handle, after, size, *_ = fixed(protocol.READ_IN, request.body)
+        plus = request.opcode == Opcode.READDIRPLUS
+        listing = replies.Listing(min(size, protocol.MAX_WRITE_BYTES), plus=plus)
+        for entry in await self._requests.listing(HandleId(handle), after):
+            valid_s = replies.CACHE_S if entry.is_current else 0
+            if not listing.add(entry.name, entry.attributes, entry.cookie, valid_s=valid_s):
+                break
+            if plus and entry.is_counted:
+                self._fs.remember(entry.attributes.inode)
+        return listing.encode()
+
+    async def releasedir(self, request: Request) -> Reply:
+        """RELEASEDIR."""
+        handle, *_ = fixed(protocol.RELEASE_IN, request.body)
+        await self._fs.releasedir(HandleId(handle))
+        return b""
+
+    async def fsyncdir(self, request: Request) -> Reply:
+        """FSYNCDIR."""
+        handle, _ = fixed(protocol.FSYNC_IN, request.body)
+        await self._fs.fsync_directory(HandleId(handle))
+        return b""
+
+    async def rename(self, request: Request) -> Reply:
+        """RENAME."""
+        (target,) = fixed(protocol.RENAME_IN, request.body)
+        return await self._rename(request, target, 0, protocol.RENAME_IN.size)
+
+    async def rename2(self, request: Request) -> Reply:
+        """RENAME2."""
+        target, flags = fixed(protocol.RENAME2_IN, request.body)
+        return await self._rename(request, target, flags, protocol.RENAME2_IN.size)
+
+    async def _rename(self, request: Request, target: int, flags: int, start: int) -> Reply:
+        old, new = names(request.body, start, 2)
+        await self._requests.rename(InodeId(request.inode), old, InodeId(target), new, flags)
+        if target != request.inode:
+            await self._moved_to(InodeId(target), new)
+            if flags == RENAME_EXCHANGE:
+                await self._moved_to(InodeId(request.inode), old)
+        return b""
+
+    async def _moved_to(self, parent: InodeId, name: bytes) -> None:
+        """What has been moved there lists another `..`, if it is a directory."""
+        moved = await self._fs.lookup(parent, name)
+        await self._fs.forget(moved.inode, 1)
+        if stat.S_ISDIR(moved.mode):
+            self._tell(replies.content_changed(moved.inode))
