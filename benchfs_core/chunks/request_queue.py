@@ -34,10 +34,10 @@ class RequestQueue:
         self.pending: deque[Request | Posted] = deque()
         """Waiting for a place in the kernel's queue."""
         self.flying: dict[int, Request | Posted] = {}
-        """By ``user_data``: in the kernel, or in ``_prepared``."""
+        """By ``user_data``: in the kernel, or in ``prepared``."""
         self.cancels: deque[int] = deque()
         """``user_data`` of those in flight whose caller was cancelled."""
-        self._prepared: deque[int] = deque()
+        self.prepared: deque[int] = deque()
         """Entries in the submission queue that the kernel has not taken yet, in order; 0 for a cancellation."""
         self._last_user_data = 0
         self._posted = 0
@@ -51,7 +51,7 @@ class RequestQueue:
     @property
     def can_submit(self) -> bool:
         """Whether there is anything to hand to the kernel now."""
-        return bool(self._prepared or self.cancels or (self.pending and self._has_place))
+        return bool(self.prepared or self.cancels or (self.pending and self._has_place))
 
     @property
     def _has_place(self) -> bool:
@@ -72,7 +72,7 @@ class RequestQueue:
         """Move as many requests as may fly into the submission queue."""
         while self.cancels and self._driver.prepare_cancel(self.cancels[0]):
             self.cancels.popleft()
-            self._prepared.append(0)
+            self.prepared.append(0)
         while self.pending and self._has_place:
             request = self.pending[0]
             user_data = self._last_user_data + 1
@@ -88,13 +88,13 @@ class RequestQueue:
 
     def submit(self) -> bool:
         """Enter the kernel once; whether a next turn may try to submit more, without waiting for a completion."""
-        if not self._prepared:
+        if not self.prepared:
             return True
         taken = self._driver.submit()
         if taken > 0:
             self._failed_enters = 0
             for _ in range(taken):
-                self._prepared.popleft()
+                self.prepared.popleft()
             return True
         self._failed_enters += 1
         if taken in _ENTER_AGAIN or taken == 0:
@@ -124,13 +124,13 @@ class RequestQueue:
     @property
     def _awaits_completions(self) -> bool:
         """Whether the kernel has requests that complete by themselves, which what is posted need not."""
-        unseen = sum(1 for user_data in self._prepared if user_data and type(self.flying[user_data]) is Request)
+        unseen = sum(1 for user_data in self.prepared if user_data and type(self.flying[user_data]) is Request)
         return len(self.flying) - self._posted > unseen
 
     def _fly(self, request: Request | Posted, user_data: int) -> None:
         self._last_user_data = request.user_data = user_data
         self.flying[user_data] = request
-        self._prepared.append(user_data)
+        self.prepared.append(user_data)
         if type(request) is Posted:
             self._posted += 1
 
@@ -138,9 +138,9 @@ class RequestQueue:
         """Submitting fails for good: fail what the kernel has not seen. It is never entered again, so it never will."""
         _log.error("io_uring_enter failed, the ring is given up: %s", error)
         self.broken = error
-        unseen = [self.flying.pop(user_data) for user_data in self._prepared if user_data]
+        unseen = [self.flying.pop(user_data) for user_data in self.prepared if user_data]
         self._posted -= sum(1 for request in unseen if type(request) is Posted)
-        self._prepared.clear()
+        self.prepared.clear()
         self.cancels.clear()
         waiting = [*unseen, *self.pending]
         self.pending.clear()

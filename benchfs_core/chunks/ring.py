@@ -233,6 +233,12 @@ class Ring:
         self._reap()
         return may_retry and self._queue.can_submit and self._queue.broken is None
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is in flight, posted or to be submitted: then ``pump`` would find nothing."""
+        queue = self._queue
+        return not (queue.flying or queue.pending or queue.prepared or queue.cancels)
+
     def woke_a_task(self) -> bool:
         """Whether a completion has resumed a task since this was last asked; it runs once the driver gives way."""
         woke, self._queue.woke_a_task = self._queue.woke_a_task, False

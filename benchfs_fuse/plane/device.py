@@ -172,7 +172,7 @@ class Device:
         return ready
 
     def _take_one(self) -> bool:
-        if (slot := self._unused()) is None:
+        if (slot := self._free.pop() if self._free else self._unused()) is None:
             return False
         try:
             slot.length = os.readv(self._descriptor, (slot.head, slot.tail))
@@ -225,7 +225,7 @@ class Device:
             self.send(b"".join((replies.head(unique, len(body)), body)))
         else:
             data = bytes(body) if isinstance(body, memoryview) else body
-            self._send(replies.head(unique, len(body)), data)
+            self._send_parts(replies.head(unique, len(body)), data)
 
     def refuse(self, unique: int, number: int) -> None:
         """Answer with an errno. Not a checkpoint."""
@@ -233,14 +233,22 @@ class Device:
 
     def send(self, message: bytes) -> None:
         """Write a whole message. Not a checkpoint."""
-        self._send(message)
+        if self._wanted > 1:
+            self._post(Vectors(message))
+            return
+        try:
+            result = os.write(self._descriptor, message)
+        except OSError as error:
+            result = -(error.errno or errno.EIO)
+        if result != len(message):
+            self._sent((message,), result)
 
-    def _send(self, *parts: bytes | bytearray) -> None:
+    def _send_parts(self, *parts: bytes | bytearray) -> None:
         if self._wanted > 1:
             self._post(Vectors(*parts))
             return
         try:
-            result = os.write(self._descriptor, parts[0]) if len(parts) == 1 else os.writev(self._descriptor, parts)
+            result = os.writev(self._descriptor, parts)
         except OSError as error:
             result = -(error.errno or errno.EIO)
         self._sent(parts, result)
@@ -249,7 +257,7 @@ class Device:
         self._ring.post(Posted(self._descriptor, vectors, partial(self._sent, vectors.buffers), writes=True))
 
     def _sent(self, parts: tuple[bytes | bytearray, ...], result: int) -> None:
-        length = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+        length = sum(map(len, parts))
         if result != length:
             if result == -errno.EAGAIN or result == -errno.EINTR:
                 self._post(Vectors(*parts))

@@ -200,7 +200,7 @@ class Dispatcher(Generic[T]):
                         return stopped, True
                 if time.monotonic() > deadline_s:
                     return None, True
-                if self._pump() or self._can_run():
+                if not self._ring.is_quiet and (self._pump() or self._can_run()):
                     continue
                 if self._ring.woke_a_task():
                     return None, True
@@ -229,7 +229,12 @@ class Dispatcher(Generic[T]):
         if work is None:
             return None
         self.under_way += 1
-        return self._step(work)
+        try:  # as ``_step``, once less called
+            trap = work.send(None)
+        except StopIteration:
+            self._ended()
+            return None
+        return self._stopped(work, trap)
 
     def _step(self, work: Work) -> _Hosted | None:
         """Run until it ends or waits for the ring (None), or needs a task."""
@@ -238,6 +243,9 @@ class Dispatcher(Generic[T]):
         except StopIteration:
             self._ended()
             return None
+        return self._stopped(work, trap)
+
+    def _stopped(self, work: Work, trap: Any) -> _Hosted | None:
         if type(trap) is Request:
             self._aside += 1
             trap.on_done = partial(self._resume, work)
