@@ -41,9 +41,12 @@ at every place among those that keep coming together."""
 _QUEUE = 4
 """So many requests at once go through the ring; fewer are taken past it one after the other."""
 
-PROMPT_NS = 100_000
-"""Requests that keep coming within this time are looked for again and again, without sleeping: falling asleep and being
-woken costs the asker and the daemon more time than a small request, and the daemon more CPU time than looking."""
+PROMPT_NS, DISK_NS = 50_000, 100_000
+"""Requests that keep coming within this time are looked for again and again, without sleeping, and so is what the disk
+brings: falling asleep and being woken costs the asker and the daemon more time than a small request, and the daemon
+more CPU time than looking."""
+RESPITE_NS = 1_000_000
+"""Who has looked in vain sleeps instead for so long. Else who asks might be waiting for this processor."""
 PATIENCE_MS = 1
 """How long to wait in poll(2) for the next request after one that came alone, before the event loop is asked."""
 
@@ -92,10 +95,10 @@ class Device:
         """How many are to be; 1: requests come one by one, and are taken past the ring while they do."""
         self._listening = False
         """Whether somebody waits for the ring to tell of the next request."""
-        self._may_spin = len(os.sched_getaffinity(0)) > 1
-        """Not where who is to ask next needs the only processor."""
-        self._is_prompt = False
-        """Whether the last wait was shorter than ``PROMPT_NS``."""
+        self._looks = False
+        """Whether to look for what comes next, without sleeping: the last wait was short."""
+        self._sleeps_until_ns = 0 if len(os.sched_getaffinity(0)) > 1 else 1 << 63
+        """Until when not: never where there is one processor, which who asks needs."""
         self._alone = 0
         """Requests since there was last more than one at a time."""
         self._poll = select.poll()
@@ -161,14 +164,18 @@ class Device:
     def _wait(self) -> list[tuple[int, int]]:
         """What poll(2) finds, the device or the ring or both; none after ``PATIENCE_MS``."""
         poll, now_ns, begun_ns = self._poll.poll, self._now_ns, self._now_ns()
+        until_ns = begun_ns + (PROMPT_NS if self._ring.is_quiet else DISK_NS)
         ready: list[tuple[int, int]] = []
-        if self._is_prompt:
-            until_ns = begun_ns + PROMPT_NS
+        if self._looks:
             while not (ready := poll(0)) and now_ns() < until_ns:
                 pass
         if not ready:
             ready = poll(PATIENCE_MS)
-        self._is_prompt = self._may_spin and bool(ready) and now_ns() - begun_ns < PROMPT_NS
+        ended_ns = now_ns()
+        is_prompt = bool(ready) and ended_ns < until_ns
+        if self._looks and not is_prompt:
+            self._sleeps_until_ns = ended_ns + RESPITE_NS
+        self._looks = is_prompt and ended_ns > self._sleeps_until_ns
         return ready
 
     def _take_one(self) -> bool:

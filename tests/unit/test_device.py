@@ -9,10 +9,12 @@ import time
 from typing import cast
 
 import pytest
+import trio
+import trio.testing
 
 from benchfs_core.chunks.ring import Ring
 from benchfs_core.chunks.uring import io_uring_available
-from benchfs_fuse.plane.device import MAX_SLOTS, PATIENCE_MS, PROMPT_NS, Device, Slot
+from benchfs_fuse.plane.device import DISK_NS, MAX_SLOTS, PATIENCE_MS, PROMPT_NS, RESPITE_NS, Device, Slot
 
 pytestmark = pytest.mark.skipif(io_uring_available() is not None, reason=str(io_uring_available()))
 
@@ -62,26 +64,52 @@ class Waits:
 async def test_a_prompt_request_is_looked_for_without_sleeping(
     monkeypatch: pytest.MonkeyPatch, processors: set[int], spins: bool
 ) -> None:
-    """After a wait that was short; once in vain, and not again until another one was short."""
+    """After a wait that was short; once in vain, and then not for a while."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: processors)
     kernel_end, device_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    slow, prompt = PROMPT_NS * 2, PROMPT_NS // 4
+    slow, prompt, respite = PROMPT_NS * 2, PROMPT_NS // 4, RESPITE_NS - 10_000
+    sleeps, looks, looks_in_vain = (False, True), (True, False), (True, True)
+    expected = [
+        *((slow, sleeps), (prompt, sleeps), (prompt, looks), (slow, looks_in_vain), (prompt, sleeps)),
+        *((respite, sleeps), (prompt, sleeps), (prompt, looks)),
+    ]
     with kernel_end, device_end:
         device_end.setblocking(False)
-        waits = Waits(kernel_end, device_end, [slow, prompt, prompt, slow, slow, prompt, prompt])
-        slept = []
+        waits = Waits(kernel_end, device_end, [delay_ns for delay_ns, _ in expected])
+        waited = []
         async with Ring.open(4) as ring:
             device = Device(ring, device_end.fileno(), waits.now_ns)
             device._poll = cast("select.poll", waits)
-            for _ in range(7):
+            for _ in expected:
                 assert device.take()
                 device.give_back(device.arrived.popleft())
                 assert waits.asked_ms.count(0) <= PROMPT_NS // 1000
-                slept.append((0 in waits.asked_ms, PATIENCE_MS in waits.asked_ms))
+                waited.append((0 in waits.asked_ms, PATIENCE_MS in waits.asked_ms))
                 waits.asked_ms.clear()
-    sleeps, looks, looks_in_vain = (False, True), (True, False), (True, True)
-    expected = [sleeps, sleeps, looks, looks_in_vain, sleeps, sleeps, looks]
-    assert slept == (expected if spins else [sleeps] * 7)
+    assert waited == ([how for _, how in expected] if spins else [sleeps] * len(expected))
+
+
+@pytest.mark.parametrize(("in_flight", "looks_ns"), [(False, PROMPT_NS), (True, DISK_NS)])
+async def test_what_the_disk_brings_is_looked_for_longer(*, in_flight: bool, looks_ns: int) -> None:
+    kernel_end, device_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    reading, writing = os.pipe()
+    with kernel_end, device_end:
+        device_end.setblocking(False)
+        waits = Waits(kernel_end, device_end, [1000, 1000, DISK_NS * 2])
+        async with Ring.open(4) as ring, trio.open_nursery() as nursery:
+            if in_flight:
+                nursery.start_soon(ring.read, reading, 0, 1)
+                await trio.testing.wait_all_tasks_blocked()
+            device = Device(ring, device_end.fileno(), waits.now_ns)
+            device._poll = cast("select.poll", waits)
+            for _ in range(3):
+                waits.asked_ms.clear()
+                assert device.take()
+                device.give_back(device.arrived.popleft())
+            os.write(writing, b"x")
+    assert waits.asked_ms == [0] * (looks_ns // 1000) + [PATIENCE_MS]
+    os.close(reading)
+    os.close(writing)
 
 
 @pytest.mark.parametrize(("at_once", "reads"), [(3, 1), (4, 4)])
