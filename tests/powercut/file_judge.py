@@ -78,7 +78,7 @@ class FileJudge:
                 self._contents[node].grow(size)
             case ["copy", _, int(node), _, int(other), int(first), int(count), int(to), int(generation)]:
                 self._contents[node].copy(self._contents[other], first, count, to, generation)
-            case ["fsync" | "fsyncdir", *_]:
+            case ["fsync" | "fsyncdir" | "reserve", *_]:
                 pass
             case ["nameless", _, int(node), _]:
                 self._contents[node] = Content(node)

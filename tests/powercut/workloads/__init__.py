@@ -12,6 +12,7 @@ from tests.powercut.workloads.publications import Publications
 from tests.powercut.workloads.ranges import Ranges
 from tests.powercut.workloads.recreations import Recreations
 from tests.powercut.workloads.renames import Renames
+from tests.powercut.workloads.reservations import Reservations
 from tests.powercut.workloads.small_files import SmallFiles
 from tests.powercut.workloads.sqlite import SQLite
 from tests.powercut.workloads.trees import Trees
@@ -22,6 +23,7 @@ WORKLOADS: dict[str, type[Workload]] = {
     "overwrites": Overwrites,
     "truncates": Truncates,
     "ranges": Ranges,
+    "reservations": Reservations,
     "small": SmallFiles,
     "renames": Renames,
     "recreations": Recreations,

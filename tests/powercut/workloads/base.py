@@ -161,6 +161,8 @@ class FileWorkload(Workload):
             case ("punch" | "zero" as kind, str(path), int(node), int(first), int(count)):
                 mode = KEEP_SIZE | PUNCH_HOLE if kind == "punch" else ZERO_RANGE
                 fallocate(self._handle(path, node), mode, first * BLOCK, count * BLOCK)
+            case ("reserve", str(path), int(node), int(first), int(count)):
+                fallocate(self._handle(path, node), KEEP_SIZE, first * BLOCK, count * BLOCK)
             case ("allocate", str(path), int(node), int(size)):
                 fallocate(self._handle(path, node), KEEP_SIZE, size, 20 * BLOCK)
                 fallocate(self._handle(path, node), 0, 0, size)
