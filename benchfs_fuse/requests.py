@@ -190,6 +190,11 @@ class Requests:
             lost |= stat.S_ISGID
         return mode & ~lost if mode & lost else None
 
+    async def drop_privileges(self, inode: InodeId, caller: Caller) -> None:
+        """Take from a file what it does not keep when the caller changes its content (``unprivileged``)."""
+        if (kept := await self.unprivileged(inode, caller)) is not None:
+            await self._fs.setattr(inode, AttributeChange(mode=kept))
+
     async def drop_capabilities(self, inode: InodeId) -> None:
         """Take the file's capabilities away, which no change of content leaves (capabilities(7))."""
         with suppress(FileSystemError):  # there are none, or they cannot be changed and what follows fails as well

@@ -18,10 +18,12 @@ from benchfs_core.chunks.ring import Ring
 from benchfs_core.chunks.uring import UringDriver, explain, io_uring_available
 from benchfs_core.errors import BenchFSError
 from benchfs_core.filesystem import FileSystem
+from benchfs_core.meter import Meter
 from benchfs_core.types import AtimeMode, SyncMode
 from benchfs_fuse import mounts, session
 from benchfs_fuse.operations import BenchFSOperations
 from benchfs_fuse.options import MountOptions, PlaneKind
+from benchfs_fuse.plane.answering import Removals
 from benchfs_fuse.plane.handlers import Handlers
 from benchfs_fuse.plane.plane import MAX_REQUESTS, Plane
 from benchfs_fuse.plane.protocol import MAX_WRITE_BYTES
@@ -70,10 +72,14 @@ class Front:
     """The chunk store's."""
     now_ns: Callable[[], int]
 
-    def handlers(self, filesystem: FileSystem, options: MountOptions, write_back: WriteBack) -> Handlers:
-        """The plane's handlers of requests for ``filesystem``."""
-        writeback_cache = options.volume.sync is SyncMode.FSYNC
-        return Handlers(filesystem, write_back, writeback_cache=writeback_cache, now_ns=self.now_ns)
+    def handlers(self, options: MountOptions, write_back: WriteBack, meter: Meter) -> tuple[Handlers, Handlers]:
+        """The plane's handlers, and the same for requests of which the meter is told where their time goes."""
+        writeback_cache, removals = options.volume.sync is SyncMode.FSYNC, Removals()
+        plain, timed = (
+            Handlers(filesystem, write_back, writeback_cache=writeback_cache, now_ns=self.now_ns, removals=removals)
+            for filesystem in (self.filesystem, timed_filesystem(self.filesystem, meter))
+        )
+        return plain, timed
 
 
 async def mount(front: Front, mount_point: Path, options: MountOptions, words: set[str]) -> Way:
@@ -117,8 +123,7 @@ async def _through_plane(front: Front, mount_point: Path, options: MountOptions,
         raise
     profile = front.operations.profile
     write_back = WriteBack(mount_point, _device_of(mount_point))
-    handlers = front.handlers(front.filesystem, options, write_back)
-    timed_handlers = front.handlers(timed_filesystem(front.filesystem, profile.meter), options, write_back)
+    handlers, timed_handlers = front.handlers(options, write_back, profile.meter)
     planes: list[Plane] = []
 
     async def run() -> None:

@@ -30,3 +30,19 @@ def not_connected(message: bytes) -> None:
 def caller_of(request: Request, umask: int = 0) -> Caller:
     """Who asks; ``umask`` is in the requests that make something."""
     return Caller(request.uid, request.gid, request.pid, umask)
+
+
+class Removals:
+    """Whose capabilities were removed last, and by which thread: one for all handlers of a mount."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, int] | None = None
+
+    def note(self, request: Request) -> None:
+        """This request has just removed them."""
+        self._last = request.inode, request.pid
+
+    def take(self, request: Request) -> bool:
+        """Whether the same thread removed them last, of the same file; afterwards that is forgotten."""
+        last, self._last = self._last, None
+        return last == (request.inode, request.pid)

@@ -12,10 +12,11 @@ import os
 from collections.abc import Callable
 
 from benchfs_core.errors import EntryExists, InvalidArgument, NoSuchAttribute, NoSuchEntry
+from benchfs_core.extended_attributes import CAPABILITY
 from benchfs_core.filesystem import FileSystem
 from benchfs_core.types import MAX_NAME_BYTES, AttributeChange, HandleId, InodeId
 from benchfs_fuse.plane import protocol, replies
-from benchfs_fuse.plane.answering import Handler, Refused, Reply, caller_of
+from benchfs_fuse.plane.answering import Handler, Refused, Removals, Reply, caller_of
 from benchfs_fuse.plane.attributes import AttributeHandlers
 from benchfs_fuse.plane.directories import DirectoryHandlers
 from benchfs_fuse.plane.protocol import Opcode, Request, SetattrField, fixed, names
@@ -32,13 +33,23 @@ class Handlers:
     """The handlers of one mount, by opcode, with the names under which they are counted."""
 
     def __init__(
-        self, filesystem: FileSystem, write_back: WriteBack, *, writeback_cache: bool, now_ns: Callable[[], int]
+        self,
+        filesystem: FileSystem,
+        write_back: WriteBack,
+        *,
+        writeback_cache: bool,
+        now_ns: Callable[[], int],
+        removals: Removals | None = None,
     ) -> None:
-        """``write_back`` has the kernel do that; ``now_ns``: the wall clock, for UTIME_NOW."""
+        """``write_back`` has the kernel do that; ``now_ns``: the wall clock, for UTIME_NOW.
+
+        ``removals``: where other handlers serve the same mount, those of all of them.
+        """
         self._fs = filesystem
         self._requests = Requests(filesystem, writeback_cache=writeback_cache)
         self._keep_times = writeback_cache
         self._now_ns = now_ns
+        self._removals = Removals() if removals is None else removals
         self._attributes = AttributeHandlers(filesystem, self._requests)
         self._directories = DirectoryHandlers(filesystem, self._requests)
         self.table: dict[int, tuple[str, Handler]] = {
@@ -49,7 +60,7 @@ class Handlers:
                 **self._of_files(),
                 **self._attributes.table,
                 **self._directories.table,
-                **RangeHandlers(filesystem, write_back, writeback_cache=writeback_cache).table,
+                **RangeHandlers(filesystem, self._requests, write_back, writeback_cache=writeback_cache).table,
             }.items()
         }
 
@@ -169,8 +180,8 @@ class Handlers:
     async def setattr(self, request: Request) -> Reply:
         """SETATTR. With HANDLE_KILLPRIV_V2 privileges are ours to take away.
 
-        A truncate that takes them is told as such. A change of owner takes them always, and of chown(2) with neither
-        owner nor group this is all that arrives: as it is of the kernel's own cleaning before a write.
+        A truncate that takes them is told as such, and a change of owner takes them always. What names nothing comes of
+        chown(2) with neither owner nor group, and of the kernel's own cleaning before a change of content.
         """
         values = fixed(protocol.SETATTR_IN, request.body)
         valid, _, size, _, atime_s, mtime_s, ctime_s, atime_ns, mtime_ns, ctime_ns, mode, _, uid, gid = values
@@ -183,7 +194,9 @@ class Handlers:
             atime_ns=_time(valid, SetattrField.ATIME, SetattrField.ATIME_NOW, atime_s, atime_ns, now_ns),
             mtime_ns=_time(valid, SetattrField.MTIME, SetattrField.MTIME_NOW, mtime_s, mtime_ns, now_ns),
         )
-        chowns = valid & (SetattrField.UID | SetattrField.GID) or not valid & _TELLING
+        chowns = valid & (SetattrField.UID | SetattrField.GID)
+        if not valid & _TELLING:
+            chowns = await self._takes_by_naming_nothing(request)
         if chowns and change.mode is None:
             kept = await self._requests.unprivileged(inode, caller, of_any_kind=True)
             change = change if kept is None else change._replace(mode=kept)
@@ -191,6 +204,17 @@ class Handlers:
         new_size = size if valid & SetattrField.SIZE else None
         told = {"touches": _touches(valid, change), "by_handle": bool(valid & SetattrField.FH)}
         return replies.attr_out(await self._requests.setattr(inode, change, new_size, caller, drops=drops, **told))
+
+    async def _takes_by_naming_nothing(self, request: Request) -> bool:
+        """Whether a SETATTR that names nothing takes setuid and setgid.
+
+        Not for somebody else, who may not chown(2); what changes content takes them itself. Nor for root where the
+        kernel has just removed the capabilities, as it does before each change of content.
+        """
+        is_cleaning = self._removals.take(request)
+        if request.uid == 0:
+            return not is_cleaning
+        return (await self._fs.getattr(InodeId(request.inode))).uid == request.uid
 
     async def statfs(self, request: Request) -> Reply:
         """STATFS."""
@@ -234,6 +258,8 @@ class Handlers:
         """REMOVEXATTR."""
         (name,) = names(request.body, 0)
         await self._fs.xattrs.remove(InodeId(request.inode), name)
+        if name == CAPABILITY:
+            self._removals.note(request)
         return b""
 
     # Files
@@ -265,7 +291,7 @@ class Handlers:
         if size != len(request.data):
             raise protocol.ProtocolError(f"a write of {len(request.data)} bytes says it has {size}")
         if flags & protocol.WRITE_KILL_SUIDGID:
-            await self._drop_privileges(request)
+            await self._requests.drop_privileges(InodeId(request.inode), caller_of(request))
         if open_flags & os.O_APPEND and self._fs.is_append_only(HandleId(handle)):  # nor does the kernel, of direct I/O
             await self._requests.drop_capabilities(InodeId(request.inode))
         await self._fs.write(
@@ -277,12 +303,6 @@ class Handlers:
             is_late=bool(flags & protocol.WRITE_CACHE),
         )
         return replies.write_out(size)
-
-    async def _drop_privileges(self, request: Request) -> None:
-        inode = InodeId(request.inode)
-        kept = await self._requests.unprivileged(inode, caller_of(request))
-        if kept is not None:
-            await self._fs.setattr(inode, AttributeChange(mode=kept))
 
     async def fsync(self, request: Request) -> Reply:
         """FSYNC."""

@@ -18,9 +18,10 @@ from benchfs_core.errors import InvalidArgument, NotSupported
 from benchfs_core.filesystem import FileSystem
 from benchfs_core.types import HandleId, InodeId
 from benchfs_fuse.plane import protocol, replies
-from benchfs_fuse.plane.answering import Handler, Refused, Reply
+from benchfs_fuse.plane.answering import Handler, Refused, Reply, caller_of
 from benchfs_fuse.plane.protocol import Opcode, Request, fixed
 from benchfs_fuse.plane.write_back import CannotWriteBack, WriteBack
+from benchfs_fuse.requests import Requests
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +32,12 @@ _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 0x01, 0x02, 0x10
 class RangeHandlers:
     """Some handlers of one mount, by opcode."""
 
-    def __init__(self, filesystem: FileSystem, write_back: WriteBack, *, writeback_cache: bool) -> None:
+    def __init__(
+        self, filesystem: FileSystem, requests: Requests, write_back: WriteBack, *, writeback_cache: bool
+    ) -> None:
         """``writeback_cache``: whether the kernel keeps sizes and times of what it writes."""
         self._ranges = filesystem.ranges
+        self._requests = requests
         self._write_back = write_back
         self._writeback_cache = writeback_cache
         self._seeks = True
@@ -45,8 +49,9 @@ class RangeHandlers:
         }
 
     async def fallocate(self, request: Request) -> Reply:
-        """FALLOCATE. Privileges, and what the kernel holds of the range, are gone when it arrives."""
+        """FALLOCATE. What the kernel holds of the range is gone when it arrives; so are capabilities, not setuid."""
         number, offset, length, mode = fixed(protocol.FALLOCATE_IN, request.body)
+        await self._drop_privileges(InodeId(request.inode), request)
         handle, keep_times = HandleId(number), self._writeback_cache
         keep_size = bool(mode & _KEEP_SIZE)
         if mode & ~_KEEP_SIZE == 0:
@@ -80,11 +85,12 @@ class RangeHandlers:
 
         What the kernel held of both ranges has been written by then; of the source's size it may know better.
         """
-        source, source_offset, _, target, target_offset, length, flags = fixed(
+        source, source_offset, inode, target, target_offset, length, flags = fixed(
             protocol.COPY_FILE_RANGE_IN, request.body
         )
         if flags:
             raise InvalidArgument(f"copy_file_range with flags {flags:#x}")
+        await self._drop_privileges(InodeId(inode), request)
         copied = await self._ranges.copy(
             HandleId(source),
             source_offset,
@@ -97,3 +103,9 @@ class RangeHandlers:
         if request.opcode == Opcode.COPY_FILE_RANGE:
             return replies.write_out(copied)
         return replies.LSEEK_OUT.pack(copied)
+
+    async def _drop_privileges(self, inode: InodeId, request: Request) -> None:
+        """Nothing in these requests tells who keeps them, as WRITE does; root does."""
+        caller = caller_of(request)
+        if caller.uid:
+            await self._requests.drop_privileges(inode, caller)

@@ -6,6 +6,7 @@ import mmap
 import os
 import shutil
 from collections.abc import Callable
+from errno import EPERM
 from functools import partial
 
 import pytest
@@ -190,6 +191,44 @@ for _name, _change in {**CHANGES, "chown": lambda: os.chown("x", KEEP, OWNER.gid
             "capabilities(7)",
             partial(_capability_goes, _change, _user),
         )
+
+
+def _change_leaves_setuid(change: Callable[[], object], world: World) -> None:
+    write("source")
+    os.chown(write("x"), OWNER.uid, OWNER.gid)
+    os.chmod("x", 0o6755)
+    os.setxattr("x", "security.capability", CAPABILITY)
+    world.run(ROOT, lambda: change() and None)
+    assert mode_of("x") == 0o6755
+    assert os.listxattr("x") == []
+
+
+for _name, _change in CHANGES.items():
+    rules.add(
+        f"{_name} by root removes capabilities and leaves setuid",
+        "capabilities(7), write(2)",
+        partial(_change_leaves_setuid, _change),
+    )
+
+
+def _chown_by_a_stranger(world: World, *, is_refused: bool) -> None:
+    world.own("x", OWNER)
+    for mode in (0o6755, 0o4755, 0o2755, 0o2644):
+        os.chmod("x", mode)
+        if is_refused:
+            world.denied(OTHER, EPERM, os.chown, "x", KEEP, KEEP)
+        else:
+            world.run(OTHER, os.chown, "x", KEEP, KEEP)
+        assert mode_of("x") == mode
+
+
+rules.add(
+    "chown by a stranger that names nobody takes nothing",
+    "chown(2): EPERM",
+    partial(_chown_by_a_stranger, is_refused=True),
+    differs="the kernel asks as it does before somebody who may write changes the content, which must not fail",
+    benchfs=partial(_chown_by_a_stranger, is_refused=False),
+)
 
 
 @rules("execve(2)")
