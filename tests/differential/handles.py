@@ -31,6 +31,11 @@ class Handles:
     def _handle(self, slot: int) -> int:
         return self._open.get(slot, -1)
 
+    def inode(self, slot: int) -> int:
+        """Its number, or 0 where nothing is open."""
+        handle = self._handle(slot)
+        return os.fstat(handle).st_ino if handle >= 0 else 0
+
     def _is_fifo(self, slot: int) -> bool:
         handle = self._handle(slot)
         return handle >= 0 and stat.S_ISFIFO(os.fstat(handle).st_mode)

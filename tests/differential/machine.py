@@ -30,8 +30,8 @@ positions in directories     | telldir(3) cookies mean something to their own fi
 RENAME_WHITEOUT              | refused with EINVAL, as filesystems do that cannot be an overlay's upper layer
 where holes are              | small files have none, and ext4 takes zeros that it has cached for data; it is compared
                              | that all data lies where SEEK_DATA and SEEK_HOLE say
-number of blocks, after a    | ext4 copies holes as zeros
- copy_file_range             |
+that there are blocks, where | ext4 copies holes as zeros
+ something was copied to     |
 flags of inodes              | while they protect something only root acts, and by path; in sync=fsync no flags of
                              | regular files change, of which the kernel keeps ctime: see ``protection``
 O_DIRECT                     | ext4 asks for alignment to the disk's blocks, we do not

@@ -35,6 +35,8 @@ class Step(NamedTuple):
     start_ns: int
     end_ns: int
     outcomes: tuple[Outcome, Outcome]
+    inode: int
+    """In the native tree, of the descriptor that the call was given; 0: of none."""
 
 
 class Everything(NamedTuple):

@@ -66,7 +66,10 @@ class Steps(RuleBasedStateMachine):
         self.log.append(f"{number}: uid {user.uid} umask {self.umask:o} {name}({shown}): {native.error or 'done'}")
         doubtful = self.fills(name) or name == "fgetdents"
         self.judge.calendar.add(step.start_ns, step.end_ns, reads=name in READS, fills=doubtful)
-        self.judge.copied |= name == "copy_file_range"
+        if name == "copy_file_range":
+            self.judge.copied.add(step.inode)
+        elif name == "fallocate":
+            self.judge.allocated.add(step.inode)
         self.agree(self.judge.outcomes(native, mounted))
         if self.watched:
             looked = self.worker.look()

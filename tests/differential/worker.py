@@ -124,7 +124,9 @@ class Worker:
         """Run one call, in the native tree first."""
         start_ns = self._next_tick()
         native, mounted = (self._call(tree, user, umask, name, arguments) for tree in self._trees)
-        return Step(start_ns, time.clock_gettime_ns(time.CLOCK_REALTIME), (native, mounted))
+        end_ns, handles = time.clock_gettime_ns(time.CLOCK_REALTIME), self._trees[0].handles
+        inode = handles.inode(arguments[0]) if name in handles.calls and isinstance(arguments[0], int) else 0
+        return Step(start_ns, end_ns, (native, mounted), inode)
 
     def known(self) -> list[tuple[bytes, int]]:
         """Paths of the native tree and their types; no time stamp moves."""
