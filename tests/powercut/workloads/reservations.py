@@ -1,4 +1,7 @@
-"""Files with space beyond their end: allocated, partly written, cut off to any size and allocated again."""
+"""Files with space beyond their end: allocated, partly written, cut off to any size and allocated again.
+
+Often the names are flushed, and with them what was cut, while the data is not.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ class Reservations(FileWorkload):
             yield operation
         while True:
             path, node = self.random.choice(sorted(nodes.items()))
-            blocks, kind = self.blocks[node], self.random.randrange(12)
+            blocks, kind = self.blocks[node], self.random.randrange(15)
             if kind < 4:
                 # From where the space begins, which is not where the file ends after it was cut.
                 first = min(blocks - self.random.randrange(min(blocks, 20) + 1), self.max_blocks)
@@ -32,5 +35,7 @@ class Reservations(FileWorkload):
                 yield "reserve", path, node, first, self.random.choice((1, 8, 40, 400))
             elif kind < 11:
                 yield self.truncate(path, node, self.random.randrange(blocks * BLOCK + 1))
+            elif kind < 14:
+                yield "fsyncdir", ""
             else:
                 yield "fsync", path, node
