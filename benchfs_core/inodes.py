@@ -238,13 +238,8 @@ class ActiveInode:
 
     def overlay(self, stored: Attributes) -> Attributes:
         """``stored`` with what is newer here."""
-        return stored._replace(
-            size=self.size,
-            blocks=self.blocks,
-            atime_ns=self.atime_ns,
-            mtime_ns=self.mtime_ns,
-            ctime_ns=max(self.ctime_ns, stored.ctime_ns),
-        )
+        ctime_ns = max(self.ctime_ns, stored.ctime_ns)
+        return stored.with_state(self.size, self.blocks, self.atime_ns, self.mtime_ns, ctime_ns)
 
 
 class InodeTable:

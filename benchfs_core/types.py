@@ -87,6 +87,31 @@ class Attributes(NamedTuple):
     flags: int = 0
     """See ``benchfs_core.flags``."""
 
+    # ``_replace`` takes four times as long as these, and every request that changes something needs one.
+
+    def with_links(self, link_count: int, mtime_ns: int, ctime_ns: int) -> Attributes:
+        """The same after a change of names."""
+        return Attributes(*self[:2], link_count, *self[3:9], mtime_ns, ctime_ns, *self[11:])
+
+    def with_state(self, size: int, blocks: int, atime_ns: int, mtime_ns: int, ctime_ns: int) -> Attributes:
+        """The same after reads and changes of content."""
+        return Attributes(*self[:6], size, blocks, atime_ns, mtime_ns, ctime_ns, *self[11:])
+
+    def changed(self, change: AttributeChange) -> Attributes:
+        """The same with what ``change`` names."""
+        return Attributes(
+            self.inode,
+            self.mode if change.mode is None else change.mode,
+            self.link_count,
+            self.uid if change.uid is None else change.uid,
+            self.gid if change.gid is None else change.gid,
+            *self[5:8],
+            self.atime_ns if change.atime_ns is None else change.atime_ns,
+            self.mtime_ns if change.mtime_ns is None else change.mtime_ns,
+            self.ctime_ns if change.ctime_ns is None else change.ctime_ns,
+            *self[11:],
+        )
+
 
 class AttributeChange(NamedTuple):
     """What a setattr changes; None leaves a field as it is, but ctime moves with every change: None means now.

@@ -35,11 +35,12 @@ from benchfs_core.filesystem import FileSystem
 from benchfs_core.inline_data import InlineData
 from benchfs_core.inodes import InodeTable
 from benchfs_core.maintenance import Maintenance
-from benchfs_core.metadata.database import IN_MEMORY, Database, WalCheckpointer
+from benchfs_core.metadata.database import IN_MEMORY, Database
 from benchfs_core.metadata.group_commit import GroupCommit
 from benchfs_core.metadata.manager import MetadataManager
 from benchfs_core.metadata.numbers import Numbers
 from benchfs_core.metadata.space import DatabaseSpace, open_database_file
+from benchfs_core.metadata.wal import WalCheckpointer
 from benchfs_core.meter import Meter, Part
 from benchfs_core.mounting import Mounting
 from benchfs_core.recovery import Recovered, recover

@@ -21,8 +21,8 @@ from benchfs_core.chunks.uring import explain, io_uring_available
 from benchfs_core.config import VolumeOptions
 from benchfs_core.errors import Vanished, VolumeError
 from benchfs_core.host import allocate_beyond_end, raise_descriptor_limit
-from benchfs_core.metadata.database import open_wal, open_wal_index
 from benchfs_core.metadata.group_commit import WAL_INDEX_RESERVE_BYTES, WAL_RESERVE_BYTES
+from benchfs_core.metadata.wal import open_wal, open_wal_index
 from benchfs_core.meter import Meter
 from benchfs_core.types import StoreKind
 

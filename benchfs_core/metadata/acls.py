@@ -24,7 +24,7 @@ class Acls:
         self._database = database
         self._inodes = inodes
         self._xattrs = xattrs
-        self._enabled = enabled
+        self.enabled = enabled
 
     def set_access(self, inode: InodeId, value: bytes, now_ns: int, *, drop_setgid: bool) -> None:
         """Set the access list and with it the mode; ctime moves. One without entries takes the list away.
@@ -37,13 +37,14 @@ class Acls:
         if access is None:
             self.remove(inode, acl.ACCESS, now_ns)
             return
-        mode = self._inodes.get(inode).mode & ~acl.PERMISSION_BITS | access.mode
+        attributes = self._inodes.get(inode)
+        mode = attributes.mode & ~acl.PERMISSION_BITS | access.mode
         if drop_setgid:
             mode &= ~stat.S_ISGID
         self._xattrs.check_room(inode, acl.ACCESS)
         with self._database.change():
             self._keep(inode, access)
-            self._inodes.change(inode, AttributeChange(ctime_ns=now_ns, mode=mode))
+            self._inodes.put(attributes.changed(AttributeChange(ctime_ns=now_ns, mode=mode)))
 
     def set_default(self, directory: InodeId, value: bytes, now_ns: int) -> None:
         """Set what children start with; ctime moves. A list without entries takes it away.
@@ -70,14 +71,15 @@ class Acls:
     def follow_mode(self, inode: InodeId, mode: int) -> None:
         """After a change of mode: bring the access list in step, if there is one."""
         if (access := self._find(inode, acl.ACCESS)) is not None:
-            self._keep(inode, access.with_mode(mode))
+            with self._database.change():
+                self._keep(inode, access.with_mode(mode))
 
     def starting_mode(self, directory: Attributes, mode: int, umask: int) -> tuple[int, list[tuple[bytes, bytes]]]:
         """The mode of what is made in ``directory`` with ``mode``, and the lists it starts with, as xattrs.
 
         The umask counts only where the directory has no default list (acl(5), OBJECT CREATION AND DEFAULT ACLs).
         """
-        default = self._find(directory.inode, acl.DEFAULT) if self._enabled else None
+        default = self._find(directory.inode, acl.DEFAULT) if self.enabled else None
         if default is None:
             return mode & ~(umask & acl.PERMISSION_BITS), []
         mode, access = acl.inherited(default, mode)

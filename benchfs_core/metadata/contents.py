@@ -7,9 +7,10 @@ file are there together or not at all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from benchfs_core.metadata.database import Database
+from benchfs_core.metadata.inode_rows import InodeRows
 from benchfs_core.types import BLOCK_BYTES, InodeId
 
 MAX_INLINE_BYTES = 64 * 1024
@@ -18,8 +19,7 @@ MAX_INLINE_BYTES = 64 * 1024
 _UNIT_BYTES = 4096
 """What small content is counted in by st_blocks, as filesystems commonly allocate."""
 
-_STORE = "INSERT INTO inline (inode, data) VALUES (?, ?) ON CONFLICT (inode) DO UPDATE SET data = excluded.data"
-_STATE = "UPDATE inode SET size = ?, blocks = ?, atime_ns = ?, mtime_ns = ?, ctime_ns = ? WHERE inode = ?"
+_STORE = "INSERT OR REPLACE INTO inline (inode, data) VALUES (?, ?)"
 
 INLINE_BLOCKS = f"(length(data) + {_UNIT_BYTES - 1}) / {_UNIT_BYTES} * {_UNIT_BYTES // BLOCK_BYTES}"
 """The same as ``inline_blocks`` in SQL, of a row of ``inline``."""
@@ -30,8 +30,7 @@ def inline_blocks(length: int) -> int:
     return -(-length // _UNIT_BYTES) * (_UNIT_BYTES // BLOCK_BYTES)
 
 
-@dataclass(frozen=True, slots=True)
-class FileState:
+class FileState(NamedTuple):
     """What a change of content leaves in the inode's row: bytes, and nanoseconds since 1970."""
 
     size: int
@@ -43,8 +42,9 @@ class FileState:
 class Contents:
     """The table ``inline``."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, inodes: InodeRows) -> None:
         self._database = database
+        self._inodes = inodes
 
     def load(self, inode: InodeId) -> tuple[bytes | None, bool]:
         """The inode's inline content, None without a row; and whether it has chunk rows."""
@@ -64,12 +64,13 @@ class Contents:
         """Make ``content`` the inode's inline content; of none there is no row, and a dirty mark has chunks dead."""
         assert len(content) <= min(MAX_INLINE_BYTES, state.size)
         database = self._database
-        with database.change():
-            if content:
-                database.execute(_STORE, (inode, content))
-            else:
+        attributes = self._inodes.get(inode)
+        if content:
+            database.change_at_once(_STORE, (inode, content))
+            database.pending_bytes += len(content)
+        else:
+            with database.change():
                 database.execute("DELETE FROM inline WHERE inode = ?", (inode,))
                 database.execute("UPDATE dirty SET cut = 0 WHERE inode = ?", (inode,))
-            blocks = inline_blocks(len(content))
-            database.execute(_STATE, (state.size, blocks, state.atime_ns, state.mtime_ns, state.ctime_ns, inode))
-            database.pending_bytes += len(content)
+        blocks = inline_blocks(len(content))
+        self._inodes.put(attributes.with_state(state.size, blocks, state.atime_ns, state.mtime_ns, state.ctime_ns))

@@ -1,8 +1,9 @@
 """One SQLite connection with one open transaction: savepoints, commits, and errors in BenchFS's own words.
 
-May import apsw, as all of ``benchfs_core.metadata`` may. Invariants: every change happens in a savepoint of the open
-transaction, so that it is there whole or not at all; the transaction's number, ``sequence``, rises by one at each
-commit that had changes; once the database has failed nothing is changed any more.
+May import apsw, as all of ``benchfs_core.metadata`` may. Invariants: every change of more than one statement happens in
+a savepoint of the open transaction, so that it is there whole or not at all; rows that are kept back (``KeptBack``) are
+written before the transaction is committed, so that they are durable with it; the transaction's number, ``sequence``,
+rises by one at each commit that had changes; once the database has failed nothing is changed any more.
 
 Nothing here awaits: between two trio checkpoints each call is atomic. The database file is opened by SQLite only:
 opening it by other means and closing it again would drop SQLite's POSIX locks.
@@ -10,15 +11,13 @@ opening it by other means and closing it again would drop SQLite's POSIX locks.
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import apsw
 
@@ -43,8 +42,27 @@ _BUSY_WAIT_MS = 10_000
 _CHANGE_BYTES = 4 * _WAL_FRAME_BYTES
 """What one change adds to the WAL, long values aside: a few pages, of which changes of one place share most."""
 
+ROW_BYTES = 2 * _WAL_FRAME_BYTES
+"""What a row that is kept back adds to the WAL, however often it is changed."""
+
 IN_MEMORY = Path(":memory:")
 """Path of a database that lives and dies with its connection."""
+
+
+class KeptBack(Protocol):
+    """Rows that are changed in memory first, and written when the transaction is committed."""
+
+    def write(self) -> None:
+        """Write them into the open transaction; not within a change. What cannot be written is kept back still."""
+
+    def keep(self) -> None:
+        """A change ends, and what it did stays."""
+
+    def take_back(self) -> None:
+        """A change ends, and what it did to them is to be undone."""
+
+    def forget(self) -> None:
+        """The open transaction is lost: what the database has is so."""
 
 
 class Database:
@@ -78,6 +96,7 @@ class Database:
         self._changed = False
         self._holds_snapshot = False
         self._change = Change(self)
+        self._kept_back: KeptBack | None = None
         connection.set_wal_hook(self._note_wal)
 
     @classmethod
@@ -129,6 +148,15 @@ class Database:
         except apsw.Error as error:
             raise self._translated(error) from error
 
+    def execute_many(self, sql: str, bindings: Iterable[Bindings]) -> None:
+        """Run one statement that changes something, once for each of the bindings. Errors as ``execute``."""
+        try:
+            if self._holds_snapshot and not self._connection.in_transaction:
+                self._connection.execute("BEGIN")
+            self._connection.executemany(sql, bindings)
+        except apsw.Error as error:
+            raise self._translated(error) from error
+
     def hold_snapshot(self) -> None:
         """From now on reads are part of the open transaction, which the first of them begins.
 
@@ -146,6 +174,21 @@ class Database:
     def unsaved_bytes(self) -> int:
         """The most that the database file will grow by, for what was changed so far."""
         return self.wal_bytes - self.wal_saved_bytes + self.pending_bytes
+
+    def keep_back(self, rows: KeptBack) -> None:
+        """From now on have these rows written when the transaction is committed, and no others: those are now."""
+        self.write_kept_back()
+        self._kept_back = rows
+
+    def write_kept_back(self) -> None:
+        """Write the rows that are kept back, for who reads the tables by SQL. Errors as ``execute``."""
+        if self._changed and self._kept_back is not None:
+            self._kept_back.write()
+
+    @property
+    def in_change(self) -> bool:
+        """Whether a change (``change``) is under way, and may yet be taken back."""
+        return self._change.is_open
 
     @property
     def has_changes(self) -> bool:
@@ -165,6 +208,8 @@ class Database:
     def change_at_once(self, sql: str, bindings: Bindings) -> apsw.Cursor:
         """Make a change of a single statement, which needs no savepoint to be made whole or not at all.
 
+        What else belongs to it is changed in rows that are kept back, right after it.
+
         Raises:
             VolumeReadOnly, NoSpace, MetadataFailed: as ``change``.
         """
@@ -173,6 +218,16 @@ class Database:
         self._changed = True
         self.pending_bytes += _CHANGE_BYTES
         return cursor
+
+    def insert_at_once(self, sql: str, bindings: Bindings) -> bool:
+        """``change_at_once``, of an INSERT with ON CONFLICT DO NOTHING; whether there was no conflict."""
+        self.change_at_once(sql, bindings)
+        return self._connection.changes() > 0
+
+    def change_kept_back(self) -> None:
+        """Before a change of nothing but rows that are kept back. VolumeReadOnly."""
+        self._begin()
+        self._changed = True
 
     def begin_change(self) -> None:
         """Called by ``Change``: open a savepoint."""
@@ -191,7 +246,12 @@ class Database:
             self.execute("RELEASE s")
             self._changed = True
             self.pending_bytes += _CHANGE_BYTES
-        elif self._connection.in_transaction:
+            if self._kept_back is not None:
+                self._kept_back.keep()
+            return
+        if self._kept_back is not None:
+            self._kept_back.take_back()
+        if self._connection.in_transaction:
             self.execute("ROLLBACK TO s")
             self.execute("RELEASE s")
 
@@ -203,6 +263,7 @@ class Database:
         Raises:
             MetadataFailed: SQLite failed and threw the transaction away; the database changes nothing from now on.
         """
+        self.write_kept_back()
         if self._connection.in_transaction:
             try:
                 self.execute("COMMIT")
@@ -250,6 +311,8 @@ class Database:
             return NoSpace(f"{self.path}: no space for metadata")
         first = self.failure
         self.fail(f"metadata database failed: {error}")
+        if self._kept_back is not None and not self._connection.in_transaction:
+            self._kept_back.forget()
         return MetadataFailed(f"{self.path}: {first or error}")  # what follows from the first failure explains nothing
 
     def _note_wal(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
@@ -268,6 +331,11 @@ class Change:
         self._database = database
         self._depth = 0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a block is under way."""
+        return self._depth > 0
+
     def __enter__(self) -> None:
         if not self._depth:
             self._database.begin_change()
@@ -277,60 +345,6 @@ class Change:
         self._depth -= 1
         if not self._depth:
             self._database.end_change(keep=kind is None)
-
-
-class WalCheckpointer:
-    """A second connection that copies the WAL into the database file, for use in a worker thread."""
-
-    def __init__(self, path: Path, vfs: str | None = None) -> None:
-        """Open it. DamagedVolume: it cannot be opened."""
-        try:
-            self._connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
-            self._connection.pragma("synchronous", "NORMAL")
-            self._connection.pragma("wal_autocheckpoint", 0)
-        except apsw.Error as error:
-            raise DamagedVolume(f"{path}: {error}: a second connection cannot be opened") from error
-
-    def run(self) -> bool:
-        """Copy and flush what readers allow (a "passive" WAL checkpoint); blocks. Whether all of the WAL was copied.
-
-        Raises:
-            OSError: SQLite's error as a number of the operating system: ENOSPC, EDQUOT or EIO.
-        """
-        try:
-            total, done = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        except apsw.FullError as error:
-            raise OSError(errno.ENOSPC, str(error), str(self._connection.filename)) from error
-        except apsw.Error as error:  # SQLite has no word for a quota
-            number = errno.EDQUOT if self._connection.system_errno == errno.EDQUOT else errno.EIO
-            raise OSError(number, str(error), str(self._connection.filename)) from error
-        return total == done
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
-
-
-def open_wal(path: Path) -> int:
-    """Open the WAL of the database at ``path`` for flushing; return the descriptor.
-
-    Its name is durable on return. Unlike the database file, the WAL carries no locks that closing would drop.
-    """
-    descriptor = os.open(f"{path}-wal", os.O_RDWR | os.O_CLOEXEC)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-    return descriptor
-
-
-def open_wal_index(path: Path) -> int:
-    """Open the index of the WAL (-shm) of the database at ``path``, to allocate space for it; return the descriptor.
-
-    To be closed after the database: it carries SQLite's locks, which closing drops.
-    """
-    return os.open(f"{path}-shm", os.O_RDWR | os.O_CLOEXEC)
 
 
 def _connect(path: Path, vfs: str | None) -> apsw.Connection:

@@ -33,7 +33,8 @@ from benchfs_core.types import (
     InodeId,
 )
 
-_LOOKUP = f"SELECT {COLUMNS} FROM dentry JOIN inode USING (inode) WHERE dentry.parent = ? AND name = ?"
+_FIND = "SELECT inode FROM dentry WHERE parent = ? AND name = ?"
+_ADD = "INSERT INTO dentry (parent, cookie, name, inode) VALUES (?, ?, ?, ?) ON CONFLICT (parent, name) DO NOTHING"
 _READDIR = (
     f"SELECT cookie, name, {COLUMNS} FROM dentry JOIN inode USING (inode)"
     " WHERE dentry.parent = ? AND cookie > ? ORDER BY cookie"
@@ -44,12 +45,14 @@ class Entries:
     """The table ``dentry``."""
 
     def __init__(self, database: Database, inodes: InodeRows, numbers: Numbers) -> None:
+        self._database = database
         self._execute = database.execute
         self._inodes = inodes
         self._numbers = numbers
 
     def list(self, directory: InodeId, after_cookie: int) -> Iterator[DirectoryEntry]:
         """Entries whose cookie is above ``after_cookie``, by rising cookie. Drop the iterator before a checkpoint."""
+        self._database.write_kept_back()
         cursor = self._execute(_READDIR, (directory, after_cookie))
         try:
             for cookie, name, *columns in cursor:
@@ -64,10 +67,16 @@ class Entries:
             raise NotADirectory(f"inode {inode}")
         return attributes
 
-    def directory_for_new(self, parent: InodeId, name: bytes) -> Attributes:
-        """The directory, if a new entry of this name may be made in it; else an error says why not."""
+    def directory_for_new(self, parent: InodeId, name: bytes, *, flags: int = 0) -> Attributes:
+        """The directory, if a new entry may be made in it; whether the name is taken, ``add`` will tell in most cases.
+
+        What else is wrong with the directory, or may be with an inode of these ``flags``, counts only for a name that
+        is not taken.
+        """
         directory = self.directory_for_name(parent, name)
-        if name in (b".", b"..") or self.find(parent, name) is not None:
+        if name in (b".", b".."):
+            raise EntryExists(f"{name!r} in inode {parent}")
+        if (directory.flags or flags or directory.link_count >= MAX_LINK_COUNT) and self.find(parent, name) is not None:
             raise EntryExists(f"{name!r} in inode {parent}")
         check_mutable(directory)
         return directory
@@ -85,12 +94,12 @@ class Entries:
 
     def find(self, parent: InodeId, name: bytes) -> Attributes | None:
         """What an entry leads to; None if there is none of that name."""
-        row = self._execute(_LOOKUP, (parent, name)).fetchone()
-        return None if row is None else Attributes._make(row)
+        row = self._execute(_FIND, (parent, name)).fetchone()
+        return None if row is None else self._inodes.find(row[0])
 
     def check_removable(self, parent: InodeId, entry: Attributes) -> None:
         """NotPermitted: by its own flags or its directory's, what an entry leads to keeps this name."""
-        if (entry.flags | self._inodes.flags(parent)) & PROTECTING:
+        if (entry.flags | self._inodes.get(parent).flags) & PROTECTING:
             raise NotPermitted(f"inode {entry.inode}, or its directory {parent}, is immutable or append-only")
 
     def check_empty(self, directory: InodeId) -> None:
@@ -121,19 +130,21 @@ class Entries:
             step = self._inodes.parent(step)
 
     def add(self, parent: InodeId, name: bytes, inode: InodeId) -> None:
-        """Add an entry, as part of the caller's change; its place in readdir is behind all others."""
-        self._execute(
-            "INSERT INTO dentry (parent, cookie, name, inode) VALUES (?, ?, ?, ?)",
-            (parent, self._numbers.take(), name, inode),
-        )
+        """Add an entry; its place in readdir is behind all others. EntryExists: the name is taken.
+
+        As part of the caller's change, or all of it but for rows that are kept back.
+        """
+        if not self._database.insert_at_once(_ADD, (parent, self._numbers.take(), name, inode)):
+            raise EntryExists(f"{name!r} in inode {parent}")
 
     def remove(self, parent: InodeId, name: bytes) -> None:
-        """Remove an entry, as part of the caller's change."""
-        self._execute("DELETE FROM dentry WHERE parent = ? AND name = ?", (parent, name))
+        """Remove an entry, as part of the caller's change, or all of it but for rows that are kept back."""
+        self._database.change_at_once("DELETE FROM dentry WHERE parent = ? AND name = ?", (parent, name))
 
     def rename(self, parent: InodeId, name: bytes, new_name: bytes) -> None:
-        """Give an entry another name in its directory, as part of the caller's change; its place in readdir stays."""
-        self._execute("UPDATE dentry SET name = ? WHERE parent = ? AND name = ?", (new_name, parent, name))
+        """Give an entry another name in its directory; its place in readdir stays. Part of a change as ``remove``."""
+        sql = "UPDATE dentry SET name = ? WHERE parent = ? AND name = ?"
+        self._database.change_at_once(sql, (new_name, parent, name))
 
     def point(self, parent: InodeId, name: bytes, inode: InodeId) -> None:
         """Have an entry lead to another inode, as part of the caller's change."""

@@ -15,9 +15,10 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from benchfs_core.errors import MetadataFailed, NoSpace, VolumeReadOnly
-from benchfs_core.metadata.database import Database, WalCheckpointer
+from benchfs_core.metadata.database import Database
 from benchfs_core.metadata.numbers import RESERVATION, Numbers
 from benchfs_core.metadata.space import DatabaseSpace
+from benchfs_core.metadata.wal import WalCheckpointer
 from benchfs_core.meter import Meter, Part
 from benchfs_core.shared_flush import SharedFlush
 

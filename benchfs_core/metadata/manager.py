@@ -53,9 +53,9 @@ class MetadataManager:
         self._numbers = numbers
         self._inodes = InodeRows(database)
         self._entries = Entries(database, self._inodes, numbers)
-        self.marks = Marks(database)
-        self.contents = Contents(database)
-        self.xattrs = Xattrs(database)
+        self.marks = Marks(database, self._inodes)
+        self.contents = Contents(database, self._inodes)
+        self.xattrs = Xattrs(database, self._inodes)
         self.acls = Acls(database, self._inodes, self.xattrs, enabled=acl)
 
     # Reading
@@ -115,6 +115,8 @@ class MetadataManager:
 
         Its permissions are those of ``mode`` less the owner's umask, or what the parent's default ACL makes of them.
         """
+        if not stat.S_ISDIR(mode) and not self.acls.enabled:  # one statement
+            return self._make(parent, name, mode, owner, now_ns, rdev=rdev)
         with self._database.change():
             return self._make(parent, name, mode, owner, now_ns, rdev=rdev)
 
@@ -129,8 +131,9 @@ class MetadataManager:
         if parent.link_count == 0:
             raise NotPermitted(f"directory inode {directory} was removed")
         with self._database.change():
-            attributes = self._insert(parent, stat.S_IFREG | mode, owner, now_ns, link_count=0)
-            self._execute("INSERT INTO orphan (inode) VALUES (?)", (attributes.inode,))
+            attributes, lists = self._new(parent, stat.S_IFREG | mode, owner, now_ns)
+            attributes = attributes._replace(link_count=0)
+            self._insert(attributes, parent, lists)
         return attributes
 
     def symlink(self, parent: InodeId, name: bytes, target: bytes, owner: Credentials, now_ns: int) -> Attributes:
@@ -162,15 +165,14 @@ class MetadataManager:
             raise NoSuchEntry(f"inode {inode} was unlinked")
         if attributes.link_count >= MAX_LINK_COUNT:
             raise TooManyLinks(f"inode {inode} has {attributes.link_count} names")
-        self._entries.directory_for_new(parent, name)
+        self._entries.directory_for_new(parent, name, flags=attributes.flags)
         check_unprotected(attributes)
         with self._database.change():
             self._entries.add(parent, name, inode)
-            self._inodes.add_links(inode, 1, now_ns)
             self._inodes.touch_directory(parent, 0, now_ns)
             if attributes.link_count == 0:
                 self._execute("DELETE FROM orphan WHERE inode = ?", (inode,))
-        return self.get(inode)
+            return self._inodes.add_links(inode, 1, now_ns)
 
     # Removing and moving
 
@@ -185,11 +187,9 @@ class MetadataManager:
         self._entries.check_removable(parent, attributes)
         if stat.S_ISDIR(attributes.mode):
             raise IsADirectory(f"{name!r} in inode {parent}")
-        with self._database.change():
-            self._entries.remove(parent, name)
-            self._inodes.touch_directory(parent, 0, now_ns)
-            self._drop_link(attributes, now_ns)
-        return self.get(attributes.inode)
+        self._entries.remove(parent, name)
+        self._inodes.touch_directory(parent, 0, now_ns)
+        return self._drop_link(attributes, now_ns)
 
     def rmdir(self, parent: InodeId, name: bytes, now_ns: int) -> Attributes:
         """Remove an empty directory; return it as it is then, an orphan.
@@ -209,11 +209,9 @@ class MetadataManager:
         if not stat.S_ISDIR(attributes.mode):
             raise NotADirectory(f"{name!r} in inode {parent}")
         self._entries.check_empty(attributes.inode)
-        with self._database.change():
-            self._entries.remove(parent, name)
-            self._inodes.touch_directory(parent, -1, now_ns)
-            self._drop_link(attributes, now_ns)
-        return self.get(attributes.inode)
+        self._entries.remove(parent, name)
+        self._inodes.touch_directory(parent, -1, now_ns)
+        return self._drop_link(attributes, now_ns)
 
     def rename(
         self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, now_ns: int, *, overwrite: bool = True
@@ -247,16 +245,17 @@ class MetadataManager:
             check_mutable(directory)
         if directory is not None and is_directory and parent != new_parent:
             self._entries.check_room(directory)
+        if target is None and parent == new_parent:  # keeps its place in readdir
+            self._entries.rename(parent, name, new_name)
+            self._inodes.touch_directory(parent, 0, now_ns)
+            return self._inodes.add_links(moved.inode, 0, now_ns), None
         with self._database.change():
-            if target is None and parent == new_parent:  # keeps its place in readdir
-                self._entries.rename(parent, name, new_name)
+            self._entries.remove(parent, name)
+            if target is None:
+                self._entries.add(new_parent, new_name, moved.inode)
             else:
-                self._entries.remove(parent, name)
-                if target is None:
-                    self._entries.add(new_parent, new_name, moved.inode)
-                else:
-                    self._entries.point(new_parent, new_name, moved.inode)
-                    self._drop_link(target, now_ns)
+                self._entries.point(new_parent, new_name, moved.inode)
+                self._drop_link(target, now_ns)
             self._touch_after_move(parent, new_parent, is_directory, target is not None, now_ns)
             self._after_move(moved, new_parent, now_ns)
         return self.get(moved.inode), None if target is None else self.get(target.inode)
@@ -296,17 +295,18 @@ class MetadataManager:
         Raises:
             NoSuchEntry: no such inode.
         """
-        if change.mode is None:
-            return self._inodes.change(inode, change)
-        with self._database.change():
-            attributes = self._inodes.change(inode, change)
+        attributes = self._inodes.get(inode).changed(change)
+        self._database.change_kept_back()
+        if change.mode is not None:
             self.acls.follow_mode(inode, change.mode)
+        self._inodes.put(attributes)
         return attributes
 
     def set_flags(self, inode: InodeId, flags: int, now_ns: int) -> None:
         """Set all of an inode's flags (``benchfs_core.flags``); ctime moves."""
-        with self._database.change():
-            self._inodes.set_flags(inode, flags, now_ns)
+        attributes = self._inodes.get(inode)
+        self._database.change_kept_back()
+        self._inodes.put(attributes._replace(flags=flags, ctime_ns=now_ns))
 
     # Rules
 
@@ -317,39 +317,31 @@ class MetadataManager:
         is_directory = stat.S_ISDIR(mode)
         if is_directory:
             self._entries.check_room(directory)
-        attributes = self._insert(directory, mode, owner, now_ns, rdev, size)
+        attributes, lists = self._new(directory, mode, owner, now_ns, rdev, size)
         self._entries.add(parent, name, attributes.inode)
+        self._insert(attributes, directory, lists)
         self._inodes.touch_directory(parent, 1 if is_directory else 0, now_ns)
         return attributes
 
-    def _insert(
-        self,
-        directory: Attributes,
-        mode: int,
-        owner: Credentials,
-        now_ns: int,
-        rdev: int = 0,
-        size: int = 0,
-        link_count: int | None = None,
-    ) -> Attributes:
-        """A new inode with what it inherits from ``directory``; None: as many links as one of its type begins with."""
-        acls: list[tuple[bytes, bytes]] = []
+    def _new(
+        self, directory: Attributes, mode: int, owner: Credentials, now_ns: int, rdev: int = 0, size: int = 0
+    ) -> tuple[Attributes, list[tuple[bytes, bytes]]]:
+        """A new inode with what it inherits from ``directory``, and the ACLs that it starts with, as xattrs."""
+        lists: list[tuple[bytes, bytes]] = []
         if not stat.S_ISLNK(mode):
-            mode, acls = self.acls.starting_mode(directory, mode, owner.umask)
-        attributes = new_attributes(self._numbers.take(), mode, owner, directory, now_ns, rdev, size)
-        if link_count is not None:
-            attributes = attributes._replace(link_count=link_count)
-        self._inodes.insert(attributes, directory.inode if stat.S_ISDIR(mode) else None)
-        for xattr, value in acls:
-            self.xattrs.put(attributes.inode, xattr, value)
-        return attributes
+            mode, lists = self.acls.starting_mode(directory, mode, owner.umask)
+        return new_attributes(self._numbers.take(), mode, owner, directory, now_ns, rdev, size), lists
 
-    def _drop_link(self, attributes: Attributes, now_ns: int) -> None:
+    def _insert(self, attributes: Attributes, directory: Attributes, lists: list[tuple[bytes, bytes]]) -> None:
+        """Add what ``_new`` made; as part of a change, unless it is no directory and has no ACLs."""
+        self._inodes.insert(attributes, directory.inode if stat.S_ISDIR(attributes.mode) else None)
+        for xattr, value in lists:
+            self.xattrs.put(attributes.inode, xattr, value)
+
+    def _drop_link(self, attributes: Attributes, now_ns: int) -> Attributes:
         """Take one name from an inode; without one it is an orphan. A removed directory loses its `.` as well."""
         names = attributes.link_count if stat.S_ISDIR(attributes.mode) else 1
-        self._inodes.add_links(attributes.inode, -names, now_ns)
-        if attributes.link_count == names:
-            self._execute("INSERT INTO orphan (inode) VALUES (?)", (attributes.inode,))
+        return self._inodes.add_links(attributes.inode, -names, now_ns)
 
     def _touch_after_move(
         self, parent: InodeId, new_parent: InodeId, is_directory: bool, replaces: bool, now_ns: int

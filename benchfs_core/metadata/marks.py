@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from benchfs_core.metadata.contents import INLINE_BLOCKS
 from benchfs_core.metadata.database import Database
+from benchfs_core.metadata.inode_rows import InodeRows
 from benchfs_core.types import ChunkIndex, ChunkInfo, InodeId
 
 _BLOCKS = f"""SELECT (SELECT ifnull(sum(blocks), 0) FROM chunk WHERE inode = ?1)
@@ -29,8 +30,9 @@ class DirtyMark:
 class Marks:
     """The tables ``dirty``, ``chunk`` and ``orphan``."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, inodes: InodeRows) -> None:
         self._database = database
+        self._inodes = inodes
 
     def mark_dirty(self, inode: InodeId) -> None:
         """Say that the inode's chunk files are about to change."""
@@ -39,17 +41,13 @@ class Marks:
 
     def record_cut(self, inode: InodeId, size: int, least_size: int, now_ns: int) -> None:
         """Shorten the inode: chunk bytes from ``size`` on are dead; an earlier cut below that stays in force."""
-        execute = self._database.execute
         with self._database.change():
-            execute(
+            self._database.execute(
                 "INSERT INTO dirty (inode, cut) VALUES (?, ?)"
                 " ON CONFLICT (inode) DO UPDATE SET cut = min(ifnull(cut, excluded.cut), excluded.cut)",
                 (inode, size),
             )
-            execute(
-                "UPDATE inode SET size = ?, mtime_ns = ?, ctime_ns = ? WHERE inode = ?",
-                (least_size, now_ns, now_ns, inode),
-            )
+            self._put_size(inode, least_size, now_ns)
 
     def clear_cut(self, inode: InodeId, least_size: int, *, drop_inline: bool) -> None:
         """Say that the recorded cut has been made, durably; the inode stays dirty, and has at least ``least_size``.
@@ -59,15 +57,13 @@ class Marks:
         with self._database.change():
             if drop_inline:
                 self._database.execute("DELETE FROM inline WHERE inode = ?", (inode,))
-            self._database.execute("UPDATE inode SET size = ? WHERE inode = ?", (least_size, inode))
+            self._put_size(inode, least_size)
             self._database.execute("UPDATE dirty SET cut = NULL WHERE inode = ?", (inode,))
 
     def record_growth(self, inode: InodeId, size: int, now_ns: int) -> None:
         """Lengthen the inode by a hole: it has at least ``size`` bytes, whatever its chunk files say."""
-        with self._database.change():
-            self._database.execute(
-                "UPDATE inode SET size = ?, mtime_ns = ?, ctime_ns = ? WHERE inode = ?", (size, now_ns, now_ns, inode)
-            )
+        self._database.change_kept_back()
+        self._put_size(inode, size, now_ns)
 
     def mark_clean(
         self,
@@ -102,17 +98,16 @@ class Marks:
             if drop_inline:
                 execute("DELETE FROM inline WHERE inode = ?", (inode,))
             (blocks,) = self._database.first_row(_BLOCKS, (inode,))
-            execute("UPDATE inode SET size = ?, blocks = ? WHERE inode = ?", (size, blocks, inode))
+            if (a := self._inodes.find(inode)) is not None:
+                self._inodes.put(a.with_state(size, blocks, a.atime_ns, a.mtime_ns, a.ctime_ns))
             execute("DELETE FROM dirty WHERE inode = ?", (inode,))
         return int(blocks)
 
     def set_times(self, inode: InodeId, atime_ns: int, mtime_ns: int, ctime_ns: int) -> None:
         """Store the times that reads and writes moved."""
-        with self._database.change():
-            self._database.execute(
-                "UPDATE inode SET atime_ns = ?, mtime_ns = ?, ctime_ns = ? WHERE inode = ?",
-                (atime_ns, mtime_ns, ctime_ns, inode),
-            )
+        self._database.change_kept_back()
+        if (a := self._inodes.find(inode)) is not None:
+            self._inodes.put(a.with_state(a.size, a.blocks, atime_ns, mtime_ns, ctime_ns))
 
     def blocks_of(self, inode: InodeId, chunk_indices: Collection[ChunkIndex]) -> int:
         """Blocks that the rows of the given chunks count, of 512 bytes."""
@@ -155,6 +150,7 @@ class Marks:
 
     def orphans(self, after: int, limit: int) -> list[InodeId]:
         """Up to ``limit`` numbers above ``after`` whose chunk files are to be deleted, lowest first."""
+        self._database.write_kept_back()
         rows = self._database.execute("SELECT inode FROM orphan WHERE inode > ? ORDER BY inode LIMIT ?", (after, limit))
         return [InodeId(inode) for (inode,) in rows]
 
@@ -180,9 +176,16 @@ class Marks:
             return
         numbers = (json.dumps(inodes),)
         with self._database.change():
+            self._inodes.delete(inodes)
             for table in ("orphan", "dirty", "inode", "symlink", "inline", "chunk", "xattr"):
                 self._database.execute(f"DELETE FROM {table} WHERE inode IN (SELECT value FROM json_each(?))", numbers)
 
     def inode_exists(self, inode: InodeId) -> bool:
         """Whether there is an inode row of that number."""
-        return self._database.execute("SELECT 1 FROM inode WHERE inode = ?", (inode,)).fetchone() is not None
+        return self._inodes.find(inode) is not None
+
+    def _put_size(self, inode: InodeId, size: int, now_ns: int | None = None) -> None:
+        """Have the row say that size; with ``now_ns`` the content changed then."""
+        if (a := self._inodes.find(inode)) is not None:
+            mtime_ns, ctime_ns = (a.mtime_ns, a.ctime_ns) if now_ns is None else (now_ns, now_ns)
+            self._inodes.put(a.with_state(size, a.blocks, a.atime_ns, mtime_ns, ctime_ns))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from benchfs_core.errors import AttributeTooLarge, NoSuchAttribute
 from benchfs_core.metadata.database import Database
+from benchfs_core.metadata.inode_rows import InodeRows
 from benchfs_core.types import InodeId
 
 MAX_VALUE_BYTES = 64 * 1024
@@ -19,8 +20,11 @@ MAX_LIST_BYTES = 64 * 1024
 class Xattrs:
     """The table ``xattr``."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, inodes: InodeRows) -> None:
         self._database = database
+        self._inodes = inodes
+        self._exist: bool | None = None
+        """Whether there may be any at all; None: nobody has asked yet. Where there are none, none is looked for."""
 
     def get(self, inode: InodeId, name: bytes) -> bytes:
         """The value.
@@ -28,13 +32,17 @@ class Xattrs:
         Raises:
             NoSuchAttribute: no attribute of that name.
         """
-        row = self._database.execute("SELECT value FROM xattr WHERE inode = ? AND name = ?", (inode, name)).fetchone()
-        if row is None:
-            raise NoSuchAttribute(name.decode(errors="replace"))
-        return bytes(row[0])
+        if self._exist or self._look():
+            sql = "SELECT value FROM xattr WHERE inode = ? AND name = ?"
+            row = self._database.execute(sql, (inode, name)).fetchone()
+            if row is not None:
+                return bytes(row[0])
+        raise NoSuchAttribute(name.decode(errors="replace"))
 
     def names(self, inode: InodeId) -> list[bytes]:
         """All names, sorted."""
+        if not (self._exist or self._look()):
+            return []
         rows = self._database.execute("SELECT name FROM xattr WHERE inode = ? ORDER BY name", (inode,))
         return [name for (name,) in rows]
 
@@ -49,7 +57,7 @@ class Xattrs:
         self.check_room(inode, name)
         with self._database.change():
             self.put(inode, name, value)
-            self._touch(inode, now_ns)
+            self._inodes.touch(inode, now_ns)
 
     def check_room(self, inode: InodeId, name: bytes) -> None:
         """See that the list of names can take one more.
@@ -70,10 +78,11 @@ class Xattrs:
         self.get(inode, name)
         with self._database.change():
             self.drop(inode, name)
-            self._touch(inode, now_ns)
+            self._inodes.touch(inode, now_ns)
 
     def put(self, inode: InodeId, name: bytes, value: bytes) -> None:
         """Set one attribute as part of a change that somebody else makes: no limits, no times."""
+        self._exist = True
         self._database.execute(
             "INSERT OR REPLACE INTO xattr (inode, name, value) VALUES (?, ?, ?)", (inode, name, value)
         )
@@ -83,5 +92,7 @@ class Xattrs:
         """Remove one attribute, there or not, as part of a change that somebody else makes."""
         self._database.execute("DELETE FROM xattr WHERE inode = ? AND name = ?", (inode, name))
 
-    def _touch(self, inode: InodeId, now_ns: int) -> None:
-        self._database.execute("UPDATE inode SET ctime_ns = ? WHERE inode = ?", (now_ns, inode))
+    def _look(self) -> bool:
+        if self._exist is None:
+            self._exist = bool(self._database.first_row("SELECT EXISTS (SELECT 1 FROM xattr)")[0])
+        return self._exist

@@ -3,8 +3,9 @@
     .venv/bin/python -m tests.bench.handlers [--files N] [DIRECTORY]
 
 Opens a volume in a new directory in DIRECTORY (default: the current one) with ``sync=fsync``, and prints for each kind
-of request the CPU time of one, in microseconds. What it leaves out, next to what is asked of disks, is what a request
-costs before and after: system calls, decoding, the reply. Steady where timing a mount is not: for changes of Python.
+of request the CPU time of one, in microseconds, with its share of the commit that follows 200 of them. What it leaves
+out, next to what is asked of disks, is what a request costs before and after: system calls, decoding, the reply. Steady
+where timing a mount is not: for changes of Python.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from pathlib import Path
 import trio
 
 from benchfs_core.config import VolumeOptions
-from benchfs_core.types import SyncMode
+from benchfs_core.errors import NoSuchAttribute
+from benchfs_core.types import ROOT_INODE, SyncMode
 from benchfs_core.volume import Volume, open_volume
 from benchfs_fuse.plane import protocol
 from benchfs_fuse.plane.handlers import Handlers
@@ -46,13 +48,19 @@ class _Timed:
 
     async def run(self, label: str, requests: Sequence[Request]) -> list[bytes]:
         """Handle the requests; their replies."""
-        replies, spent_s = list[bytes](), 0.0
+        replies, spent_s, filesystem = list[bytes](), 0.0, self._volume.filesystem
+        root = await filesystem.opendir(ROOT_INODE)
         for start in range(0, len(requests), _AT_A_TIME):
-            await self._volume.filesystem.sync()
+            await filesystem.sync()
             begun_s = time.thread_time()
             for request in requests[start : start + _AT_A_TIME]:
-                replies.append(bytes(await self._table[request.opcode][1](request) or b""))
+                try:
+                    replies.append(bytes(await self._table[request.opcode][1](request) or b""))
+                except NoSuchAttribute:
+                    replies.append(b"")
+            await filesystem.fsync_directory(root)
             spent_s += time.thread_time() - begun_s
+        await filesystem.releasedir(root)
         print(f"{label:<40}{spent_s / len(requests) * 1e6:8.1f}")
         return replies
 
@@ -91,8 +99,14 @@ async def _measure(source: Path, files: int) -> None:
         reads = [protocol.READ_IN.pack(struct.unpack_from("<Q", reply)[0], 0, 4096, 0, 0, 0) for reply in opened]
         await timed.run("read 4 KiB of a small file", _requests(Opcode.READ, inodes, reads))
         renames = [protocol.RENAME2_IN.pack(1, 0) + name + b"new" + name for name in names]
+        sized = protocol.GETXATTR_IN.pack(0)
+        wanted = [sized + b"security.capability\0"] * files
+        await timed.run("getxattr of a file without any", _requests(Opcode.GETXATTR, inodes, wanted))
+        await timed.run("listxattr of a file without any", _requests(Opcode.LISTXATTR, inodes, [sized] * files))
         await timed.run("rename", _requests(Opcode.RENAME2, root, renames))
         await timed.run("unlink", _requests(Opcode.UNLINK, root, [b"new" + name for name in names]))
+        mkdir = protocol.MKDIR_IN.pack(0o755, 0o22)
+        await timed.run("mkdir", _requests(Opcode.MKDIR, root, [mkdir + name for name in names]))
 
 
 def main() -> None:

@@ -186,7 +186,8 @@ class Rig:
         return {mark.inode: mark.cut for mark in self.metadata.marks.dirty()}.get(node.inode)
 
     def rule_breaches(self) -> list[str]:
-        """What fsck would say of the database."""
+        """What fsck would say of the database, were it committed now."""
+        self.database.write_kept_back()
         return [f"{code}: inode {inode}: {text}" for code, inode, text in check_rules(self.database, CHUNK_SIZE)]
 
     async def _flush_wal(self) -> None:

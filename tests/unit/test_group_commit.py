@@ -14,10 +14,11 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from benchfs_core.errors import MetadataFailed, VolumeReadOnly
-from benchfs_core.metadata.database import Database, WalCheckpointer
+from benchfs_core.metadata.database import Database
 from benchfs_core.metadata.group_commit import WAL_CHECKPOINT_BYTES, GroupCommit
 from benchfs_core.metadata.manager import MetadataManager
 from benchfs_core.metadata.numbers import RESERVATION, Numbers
+from benchfs_core.metadata.wal import WalCheckpointer
 from benchfs_core.superblock import create_database
 from benchfs_core.types import ROOT_INODE
 from tests.support.faults import FaultPlan, Rule
