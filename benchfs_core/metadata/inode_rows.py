@@ -171,6 +171,8 @@ class InodeRows:
             return None
         if len(self._known) - len(self._unwritten) >= MAX_KNOWN:
             self._known = {kept_back: self._known[kept_back] for kept_back in self._unwritten}
+        if self._database.in_change:  # which may have made it
+            self._undo.append((inode, None, None))
         attributes = self._known[inode] = Attributes._make(row)
         return attributes
 

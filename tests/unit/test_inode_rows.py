@@ -153,7 +153,8 @@ def test_a_change_that_fails_takes_back_rows_in_memory(traced: Traced) -> None:
 
     def fail_halfway() -> None:
         with traced.database.change():
-            made.append(traced.make(b"new"))
+            made.extend((traced.make(b"new"), traced.make(b"directory", DIRECTORY)))
+            assert traced.manager.get(made[1]).link_count == 2
             traced.manager.unlink(ROOT_INODE, b"known", 20)
             traced.manager.set_attributes(unwritten, AttributeChange(ctime_ns=30, uid=4))
             traced.manager.marks.forget_orphans([known])
@@ -162,8 +163,9 @@ def test_a_change_that_fails_takes_back_rows_in_memory(traced: Traced) -> None:
     with pytest.raises(ValueError, match="halfway"):
         fail_halfway()
     assert [traced.manager.get(inode) for inode in (ROOT_INODE, known, unwritten)] == before
-    with pytest.raises(errors.NoSuchEntry):
-        traced.manager.get(made[0])
+    for inode in made:
+        with pytest.raises(errors.NoSuchEntry):
+            traced.manager.get(inode)
     traced.database.commit()
     again = MetadataManager(traced.database, traced.numbers)
     assert [again.get(inode) for inode in (ROOT_INODE, known, unwritten)] == before
