@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import re
+import socket
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -171,6 +172,7 @@ def register(daemon: Daemon, device: int) -> Path | None:
         try:
             directory.mkdir(mode=0o700, exist_ok=True)
             if _is_private(directory, os.geteuid()):
+                _forget_all_ended(directory)
                 new = directory / f"{name}.new"
                 new.write_text(json.dumps(asdict(daemon)))
                 return new.rename(directory / name)
@@ -195,10 +197,35 @@ def find_daemon(entry: MountEntry) -> tuple[Path, Daemon] | None:
 def forget_ended(entry: MountEntry) -> None:
     """Remove what daemons of this mount that were killed have left in the runtime directory."""
     for path, daemon in list(_registered(entry)):
-        if not is_running(daemon):
-            with contextlib.suppress(OSError):  # it stays: in nobody's way, as its process has ended
-                control_socket(path).unlink(missing_ok=True)
-                path.unlink()
+        _forget_if_ended(path, daemon)
+
+
+def _forget_all_ended(directory: Path) -> None:
+    """The same for whatever mounts: nobody may ever mount again where a killed daemon's mount was taken away."""
+    for path in directory.glob("*.json"):
+        daemon = _read(path)
+        if daemon is not None and not _is_listening(control_socket(path)):
+            _forget_if_ended(path, daemon)
+
+
+def _is_listening(path: Path) -> bool:
+    """Whether a daemon is there, of another container even, whose processes are not seen here."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.setblocking(False)
+        try:
+            connection.connect(os.fspath(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True
+    return True
+
+
+def _forget_if_ended(path: Path, daemon: Daemon) -> None:
+    if not is_running(daemon):
+        with contextlib.suppress(OSError):  # it stays: in nobody's way, as its process has ended
+            control_socket(path).unlink(missing_ok=True)
+            path.unlink()
 
 
 def _registered(entry: MountEntry) -> Iterator[tuple[Path, Daemon]]:

@@ -395,3 +395,17 @@ def test_what_cannot_be_kept_is_refused_with_its_own_reason(volumes: Volumes, op
     assert (done.returncode, done.stdout) == (USAGE, "")
     assert done.stderr == f"mount.benchfs: option {option}: {REFUSED[option]}\n"
     assert list(volume.source.iterdir()) == []
+
+
+def test_a_mount_forgets_the_daemons_that_were_killed_elsewhere(volumes: Volumes) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("looks where root's daemons are registered")
+    killed, living = volumes.make(), volumes.make()
+    left, kept = (list(Path("/run/benchfs").glob(f"*-{volume.pid}.*")) for volume in (killed, living))
+    assert len(left) == len(kept) == 2
+    killed.kill()
+    run("fusermount3", "-uz", killed.directory)
+    assert all(path.exists() for path in left)
+    volumes.make()
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in kept)
