@@ -135,20 +135,23 @@ class FileSystem:
 
     async def rename(
         self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, *, overwrite: bool = True
-    ) -> None:
-        """Move an entry, taking the place of what has the new name unless ``overwrite`` is false (rename(2))."""
+    ) -> list[Attributes]:
+        """Move an entry, replacing what has the new name unless ``overwrite`` is false (rename(2)); what moved."""
         await self._changes.allowed()
         now_ns = self._now_ns()
         moved, replaced = self._metadata.rename(parent, name, new_parent, new_name, now_ns, overwrite=overwrite)
         self._changes.made(moved.inode, now_ns)
         if replaced is not None:
             self._after_removal(replaced, now_ns)
+        return [moved]
 
-    async def exchange(self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes) -> None:
-        """Swap two entries (rename(2), RENAME_EXCHANGE)."""
+    async def exchange(self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes) -> list[Attributes]:
+        """Swap two entries (rename(2), RENAME_EXCHANGE); what moved."""
         await self._changes.allowed()
-        for inode in self._metadata.exchange(parent, name, new_parent, new_name, now_ns := self._now_ns()):
-            self._changes.made(inode, now_ns)
+        moved = [*self._metadata.exchange(parent, name, new_parent, new_name, now_ns := self._now_ns())]
+        for one in moved:
+            self._changes.made(one.inode, now_ns)
+        return moved
 
     async def readlink(self, inode: InodeId) -> bytes:
         """The target of a symbolic link (readlink(2))."""

@@ -70,14 +70,18 @@ class Requests:
         self._fs = filesystem
         self._writeback_cache = writeback_cache
 
-    async def rename(self, old: InodeId, old_name: bytes, new: InodeId, new_name: bytes, flags: int) -> None:
-        """Rename as renameat2(2). RENAME_WHITEOUT is for filesystems below overlayfs, which FUSE cannot be in full."""
+    async def rename(self, old: InodeId, old_name: bytes, new: InodeId, new_name: bytes, flags: int) -> list[InodeId]:
+        """Rename as renameat2(2); the directories that have another parent now, and so list another `..`.
+
+        RENAME_WHITEOUT is for filesystems below overlayfs, which FUSE cannot be in full.
+        """
         if flags == RENAME_EXCHANGE:
-            await self._fs.exchange(old, old_name, new, new_name)
+            moved = await self._fs.exchange(old, old_name, new, new_name)
         elif flags in (0, RENAME_NOREPLACE):
-            await self._fs.rename(old, old_name, new, new_name, overwrite=not flags)
+            moved = await self._fs.rename(old, old_name, new, new_name, overwrite=not flags)
         else:
             raise InvalidArgument(f"rename with flags {flags:#x}")
+        return [one.inode for one in moved if old != new and stat.S_ISDIR(one.mode)]
 
     async def setattr(
         self,

@@ -262,8 +262,8 @@ class MetadataManager:
 
     def exchange(
         self, parent: InodeId, name: bytes, new_parent: InodeId, new_name: bytes, now_ns: int
-    ) -> tuple[InodeId, InodeId]:
-        """Swap what two names lead to (rename(2), RENAME_EXCHANGE), of any types; return the two inodes.
+    ) -> tuple[Attributes, Attributes]:
+        """Swap what two names lead to (rename(2), RENAME_EXCHANGE), of any types; return the two as they were.
 
         Raises:
             NoSuchEntry: one of the names is missing.
@@ -272,7 +272,7 @@ class MetadataManager:
         check_no_dots(name, new_name)
         one, other = self.lookup(parent, name), self.lookup(new_parent, new_name)
         if one.inode == other.inode:
-            return one.inode, other.inode
+            return one, other
         self._entries.check_removable(parent, one)
         self._entries.check_removable(new_parent, other)
         if stat.S_ISDIR(one.mode):
@@ -287,7 +287,7 @@ class MetadataManager:
             self._inodes.touch_directory(new_parent, -balance, now_ns)
             self._after_move(one, new_parent, now_ns)
             self._after_move(other, parent, now_ns)
-        return one.inode, other.inode
+        return one, other
 
     def set_attributes(self, inode: InodeId, change: AttributeChange) -> Attributes:
         """Change mode, owner or times, the access ACL in step with the mode; return the result.

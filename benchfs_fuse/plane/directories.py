@@ -7,7 +7,6 @@ another one since the directory was moved, it is told before the reply.
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable
 
 from benchfs_core.filesystem import FileSystem
@@ -15,7 +14,7 @@ from benchfs_core.types import HandleId, InodeId
 from benchfs_fuse.plane import protocol, replies
 from benchfs_fuse.plane.answering import Handler, Reply, not_connected
 from benchfs_fuse.plane.protocol import Opcode, Request, fixed, names
-from benchfs_fuse.requests import RENAME_EXCHANGE, Requests
+from benchfs_fuse.requests import Requests
 
 
 class DirectoryHandlers:
@@ -84,16 +83,7 @@ class DirectoryHandlers:
 
     async def _rename(self, request: Request, target: int, flags: int, start: int) -> Reply:
         old, new = names(request.body, start, 2)
-        await self._requests.rename(InodeId(request.inode), old, InodeId(target), new, flags)
-        if target != request.inode:
-            await self._moved_to(InodeId(target), new)
-            if flags == RENAME_EXCHANGE:
-                await self._moved_to(InodeId(request.inode), old)
+        moved = await self._requests.rename(InodeId(request.inode), old, InodeId(target), new, flags)
+        for directory in moved:
+            self._tell(replies.content_changed(directory))
         return b""
-
-    async def _moved_to(self, parent: InodeId, name: bytes) -> None:
-        """What has been moved there lists another `..`, if it is a directory."""
-        moved = await self._fs.lookup(parent, name)
-        await self._fs.forget(moved.inode, 1)
-        if stat.S_ISDIR(moved.mode):
-            self._tell(replies.content_changed(moved.inode))
