@@ -72,9 +72,10 @@ class DataDurability:
                 node.mark_sequence = 0
 
     async def make_cut(self, node: ActiveInode) -> None:
-        """Cut the chunks as recorded, if they are not yet."""
-        async with node.mark_lock:
-            await self._make_cut(node)
+        """Cut the chunks as recorded, if they are not yet. A checkpoint only if there is something to cut."""
+        if node.cut.pending is not None:
+            async with node.mark_lock:
+                await self._make_cut(node)
 
     async def flush(self, node: ActiveInode) -> None:
         """Make durable every write and cut of the file that ended before the call; its rows are the caller's matter.

@@ -164,7 +164,7 @@ class ActiveInode:
         """What was written and may be lost, until it is written again."""
 
         self.data_lock = SharedLock()
-        self._mark_lock: trio.Lock | None = None
+        self._mark_lock: trio.Semaphore | None = None
         self.flush: SharedFlush | None = None
         """Flushes under way, made on demand."""
 
@@ -197,10 +197,13 @@ class ActiveInode:
         return node
 
     @property
-    def mark_lock(self) -> trio.Lock:
-        """Held by who marks it dirty or clean; made on demand, as most of those that are opened never need it."""
+    def mark_lock(self) -> trio.Semaphore:
+        """Held by who marks it dirty or clean; made on demand, as most of those that are opened never need it.
+
+        Not a ``trio.Lock``, which belongs to a task: a request may come to be run by another one while it waits.
+        """
         if self._mark_lock is None:
-            self._mark_lock = trio.Lock()
+            self._mark_lock = trio.Semaphore(1, max_value=1)
         return self._mark_lock
 
     @property

@@ -202,8 +202,8 @@ class Ring:
     def turn(self) -> Iterator[None]:
         """A stretch without checkpoints, at whose end the driving task pumps, or another of its tasks in its place.
 
-        A read or write that is begun in it must be awaited by a coroutine which the driving task itself resumes: it is
-        handed the ``Request``, sets its ``on_done``, and resumes the coroutine when that is called.
+        A read, write or flush that is begun in it must be awaited by a coroutine which the driving task itself resumes:
+        it is handed the ``Request``, sets its ``on_done``, and resumes the coroutine when that is called.
         """
         self._in_turn = True
         try:
@@ -271,7 +271,7 @@ class Ring:
         for _ in range(MAX_TRIES):
             if self._queue.broken is not None:
                 raise OSError(self._queue.broken.errno, self._queue.broken.strerror)
-            if self._in_turn and verb is not Verb.FSYNC:
+            if self._in_turn:
                 request = Request(verb, descriptor, offset, buffer, flags, None, self._meter.current)
                 self._queue.pending.append(request)
                 await request

@@ -4,14 +4,14 @@ Imports trio and the core's ring; knows no protocol. Some tasks wait in a pool; 
 leader takes what the ring has completed and runs the coroutine of each arrived request itself, step by step:
 
 - it ends without waiting: the next one;
-- it waits for the ring alone (a chunk read or written): it is put aside, and resumed in a turn of the leader's when
-  that is done (``ring.Ring.turn``);
-- it waits for anything else, as for a lock or a commit: now it needs a task, so it gets this one. Another task of the
-  pool is promoted to leader, and this one sees the request through to its end, as if it had run it from the start.
+- it waits for the ring alone (a chunk is read or written, something flushed): it is put aside, and resumed in a turn of
+  the leader's when that is done (``ring.Ring.turn``);
+- it waits for anything else, as for a lock or somebody else's flush: now it needs a task, so it gets this one. Another
+  task of the pool is promoted to leader, and this one sees the request through, as if it had run it from the start.
 
 So that a request that must wait is an ordinary coroutine in an ordinary task, and one that need not costs neither a
 task nor a trip through the event loop. Invariants: somebody leads, always; while a coroutine is put aside, it holds no
-cancel scope and no nursery (what reads or writes a single chunk opens none); at most ``max_requests`` are under way;
+cancel scope, no nursery and no lock that belongs to a task; at most ``max_requests`` are under way;
 every turn ends after ``_TURN_S``.
 """
 
