@@ -83,7 +83,7 @@ class DataDurability:
         Raises:
             FlushFailed: the filesystem below could not; what that may have lost is in ``node.lost``.
         """
-        if node.needs_flush or node.flush is not None:
+        if node.needs_flush or (node.flush is not None and node.flush.is_running):
             if node.flush is None:
                 node.flush = SharedFlush(functools.partial(self._flush, node))
             with self.waiting():

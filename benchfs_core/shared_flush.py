@@ -38,6 +38,11 @@ class SharedFlush:
         """How many flushes were begun, for metrics."""
         return self._begun
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a flush is under way. If not, the last one has ended for good or ill, and what it was for knows."""
+        return self._running
+
     async def flush(self) -> None:
         """Return when a flush that began after this call has succeeded. A checkpoint.
 

@@ -9,6 +9,7 @@ import errno
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 from benchfs_core.errors import FlushFailed, NotBegun
@@ -190,6 +191,19 @@ async def test_concurrent_fsyncs_of_one_file_both_wait_for_the_flush() -> None:
             rig.store.release("fsync_chunk")
         assert sorted(done) == [1, 2]
         assert rig.events.count("fsync 0") == 1
+
+
+async def test_an_fsync_with_nothing_to_flush_waits_for_nothing_although_there_was_once() -> None:
+    async with Rig(SyncMode.FSYNC) as rig:
+        node = await rig.file()
+        await rig.io.write(node, 0, b"x")
+        await rig.io.fsync(node, datasync=True)
+        with trio.testing.assert_no_checkpoints():
+            await rig.io.fsync(node, datasync=True)
+        await rig.io.write(node, 0, b"y")
+        rig.events.clear()
+        await rig.io.fsync(node, datasync=True)
+        assert rig.events == ["fsync 0"]
 
 
 async def test_a_failed_flush_is_reported_to_every_fsync_from_then_on() -> None:
