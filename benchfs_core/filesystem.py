@@ -179,11 +179,14 @@ class FileSystem:
 
         As truncate(2), chmod(2), chown(2) and utimensat(2). With ``late_times`` the caller keeps mtime and ctime
         itself and tells them when it likes: they do not undo what was changed since. What flags forbid is done for who
-        ``touches``, sets both times to now (an append-only file), or tells the times of a write, ``by_writer``.
+        ``touches``, sets both times to now (an append-only file), or tells the times of a write, ``by_writer``: who
+        does that is not told how many blocks there are now, for the kernel looks at nothing of that answer.
         """
         stored = await self._attribute_changes.set(
             inode, change, size, late_times=late_times, touches=touches, by_writer=by_writer
         )
+        if late_times and by_writer and (node := self._inodes.find(inode)) is not None:
+            return node.overlay(stored)
         return await self._current(stored)
 
     def blocks_are_current(self, inode: InodeId) -> bool:

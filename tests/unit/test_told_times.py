@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 from benchfs_core.chunks.io import ChunkIO
 from benchfs_core.filesystem import FileSystem
@@ -40,6 +42,19 @@ async def test_a_write_whose_times_are_told_costs_fdatasync_one_flush_and_fsync_
             await tell(fs, made.inode, made.ctime_ns + number)
             await fs.fsync(handle, datasync=datasync)
             assert flushes(plan) - before == due
+        await fs.release(handle)
+
+
+async def test_who_tells_the_times_of_a_write_need_not_wait_for_the_blocks_but_who_asks_gets_them(
+    tmp_path: Path,
+) -> None:
+    async with open_test_volume(tmp_path / "v", SyncMode.FSYNC, inline_bytes=0) as volume:
+        fs = volume.filesystem
+        handle, made = await fs.create(ROOT_INODE, b"f", 0o600, OWNER)
+        await fs.write(handle, 0, bytes(8192), keep_times=True)
+        with trio.testing.assert_no_checkpoints():
+            await tell(fs, made.inode, made.ctime_ns + 1)
+        assert (await fs.getattr(made.inode)).blocks == 16
         await fs.release(handle)
 
 
