@@ -179,15 +179,12 @@ class FileSystem:
 
         As truncate(2), chmod(2), chown(2) and utimensat(2). With ``late_times`` the caller keeps mtime and ctime
         itself and tells them when it likes: they do not undo what was changed since. What flags forbid is done for who
-        ``touches``, sets both times to now (an append-only file), or tells the times of a write, ``by_writer``: who
-        does that is not told how many blocks there are now, for the kernel looks at nothing of that answer.
+        ``touches``, sets both times to now (an append-only file), or tells the times of a write, ``by_writer``.
         """
         stored = await self._attribute_changes.set(
             inode, change, size, late_times=late_times, touches=touches, by_writer=by_writer
         )
-        if late_times and by_writer and (node := self._inodes.find(inode)) is not None:
-            return node.overlay(stored)
-        return await self._current(stored)
+        return await self._current(stored, blocks=not (late_times and by_writer))  # the kernel ignores that answer
 
     def blocks_are_current(self, inode: InodeId) -> bool:
         """Whether attributes that ``readdir`` lists may be kept: not while the allocation has to be asked for."""
@@ -382,11 +379,11 @@ class FileSystem:
         node.changed_sequence = self._commit.last_change  # fsync makes the name durable that led here
         return self._open_files.add_file(node, noatime=noatime, writes=writes)
 
-    async def _current(self, stored: Attributes) -> Attributes:
+    async def _current(self, stored: Attributes, *, blocks: bool = True) -> Attributes:
         node = self._inodes.find(stored.inode)
         if node is None:
             return stored
-        if node.blocks_at_write != node.writes:
+        if blocks and node.blocks_at_write != node.writes:
             await self._file_io.refresh_blocks(node)
             stored = self._metadata.get(stored.inode)
         return node.overlay(stored)

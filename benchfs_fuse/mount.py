@@ -1,9 +1,9 @@
 """One mount, from checks to orderly end: opens the volume, has its session served, closes everything.
 
-Imports the core and this package's ``operations``, ``ways``, ``mounts``, ``options``. Invariants: what can
-be checked is checked before anything is touched; ready means that a stat of the mount point shows our root; umount(8),
-SIGTERM and SIGINT end in the same way, with everything on disk; after a crash the mount stays, dead, lest programs take
-an empty directory for ours.
+Imports the core and this package's ``operations``, ``ways``, ``mounts``, ``options``, ``kernel_clock``. Invariants:
+what can be checked is checked before anything is touched; ready means that a stat of the mount point shows our root;
+umount(8), SIGTERM and SIGINT end in the same way, with everything on disk; after a crash the mount stays, dead, lest
+programs take an empty directory for ours.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import json
 import logging
 import os
 import signal
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from benchfs_core.types import ROOT_INODE, StoreKind, SyncMode
 from benchfs_core.volume import Clocks, Volume, open_volume
 from benchfs_fuse import mounts
 from benchfs_fuse.control import serve_control
+from benchfs_fuse.kernel_clock import KernelClock
 from benchfs_fuse.operations import BenchFSOperations
 from benchfs_fuse.options import MountOptions
 from benchfs_fuse.profiling.asked import profile_commands
@@ -34,9 +35,6 @@ from benchfs_fuse.tuning import raise_kernel_limits
 from benchfs_fuse.ways import Front, MountError, Way, mount
 
 log = logging.getLogger(__name__)
-
-_CLOCK_REALTIME_COARSE = 5
-"""From linux/time.h; the module ``time`` has no name for it."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -135,12 +133,18 @@ async def serve(request: Request, ready: Callable[[str], None]) -> None:
     Raises:
         BenchFSError, OSError: it could not be mounted, or not everything could be brought to disk.
     """
-    source, options = request.source, request.options
-    check_mount_point(source, request.mount_point, memory=options.volume.store is StoreKind.MEMORY)
+    check_mount_point(request.source, request.mount_point, memory=request.options.volume.store is StoreKind.MEMORY)
     progress = _Progress()
+    with closing(KernelClock()) as clock:
+        await _serve(request, ready, progress, Clocks(now_ns=clock.now_ns))
+    progress.unregister()
+    log.info("%s: unmounted, everything is on disk", request.mount_point)
+
+
+async def _serve(request: Request, ready: Callable[[str], None], progress: _Progress, clocks: Clocks) -> None:
+    options = request.options
     writeback_cache = options.volume.sync is SyncMode.FSYNC
-    clocks = Clocks(now_ns=_kernel_time_ns) if writeback_cache else Clocks()
-    async with open_volume(source, options.volume, options.format, clocks=clocks) as volume:
+    async with open_volume(request.source, options.volume, options.format, clocks=clocks) as volume:
         operations = BenchFSOperations(
             volume.filesystem,
             writeback_cache=writeback_cache,
@@ -160,16 +164,6 @@ async def serve(request: Request, ready: Callable[[str], None]) -> None:
                 raise
             way.close(True)
         log.info("requests: %s", json.dumps(operations.profile.counts(), sort_keys=True))
-    progress.unregister()
-    log.info("%s: unmounted, everything is on disk", request.mount_point)
-
-
-def _kernel_time_ns() -> int:
-    """The time as the kernel dates files (clock_gettime(2), CLOCK_REALTIME_COARSE).
-
-    With a write-back cache it dates part of what happens, and a finer clock would be ahead of it by up to a tick.
-    """
-    return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
 
 
 async def _session(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from errno import EINVAL
@@ -234,6 +235,25 @@ def a_new_inode_has_one_time_which_is_now_and_its_directory_the_same_mtime(world
         assert os.stat("before").st_mtime_ns < status.st_ctime_ns
         assert status.st_atime_ns == status.st_mtime_ns == status.st_ctime_ns
         assert parent.st_mtime_ns == parent.st_ctime_ns >= status.st_ctime_ns
+
+
+@rules("POSIX 2024 §4.12; Linux: no date is before the finest one that was given to any file")
+def what_is_dated_later_is_not_dated_before(world: World) -> None:
+    for attempt in range(50):
+        with tempfile.TemporaryFile() as other:  # looked at, it is dated finely, and so is the next file
+            os.utime(other.fileno())
+            os.fstat(other.fileno())
+            os.utime(other.fileno())
+            os.fstat(other.fileno())
+        written = f"written-{attempt}"
+        write(written, b"x" * 10_000)
+        os.mkdir(f"made-{attempt}")
+        with open(written, "r+b") as stream:
+            stream.write(b"y")
+        dates = [os.stat(name).st_mtime_ns for name in (f"made-{attempt}", written)]
+        assert dates == sorted(dates)
+        os.symlink("target", f"link-{attempt}")
+        assert dates[-1] <= os.lstat(f"link-{attempt}").st_mtime_ns
 
 
 # What can be kept
