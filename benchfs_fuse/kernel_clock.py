@@ -14,17 +14,19 @@ class KernelClock:
 
     Neither clock of clock_gettime(2) is: the fine one is ahead of the kernel's dates by up to a tick; the coarse one
     may be behind them, as since Linux 6.13 no date is before the finest one that was given to any file (multigrain
-    timestamps). So the kernel dates a file for us, one in memory.
+    timestamps). So the kernel dates a pipe for us, as it dates the files of a FUSE mount; and that we look at the date
+    does not make the next one finer, as it would with most files.
     """
 
     def __init__(self) -> None:
-        self._file = os.memfd_create("benchfs-clock")
+        self._pipe = os.pipe2(os.O_CLOEXEC)
 
     def now_ns(self) -> int:
-        """Nanoseconds since 1970. Two system calls, 1.5 µs; not a checkpoint."""
-        os.utime(self._file)
-        return os.fstat(self._file).st_ctime_ns
+        """Nanoseconds since 1970. Two system calls, 1.3 µs; not a checkpoint."""
+        os.utime(self._pipe[1])
+        return os.fstat(self._pipe[1]).st_ctime_ns
 
     def close(self) -> None:
         """Afterwards it must not be asked."""
-        os.close(self._file)
+        for end in self._pipe:
+            os.close(end)

@@ -185,7 +185,8 @@ class Handlers:
         """
         values = fixed(protocol.SETATTR_IN, request.body)
         valid, _, size, _, atime_s, mtime_s, ctime_s, atime_ns, mtime_ns, ctime_ns, mode, _, uid, gid = values
-        inode, caller, now_ns = InodeId(request.inode), caller_of(request), self._now_ns()
+        inode, caller = InodeId(request.inode), caller_of(request)
+        now_ns = self._now_ns() if valid & _NOW else 0
         change = AttributeChange(
             ctime_ns=_nanoseconds(ctime_s, ctime_ns) if valid & SetattrField.CTIME else None,
             mode=mode if valid & SetattrField.MODE else None,
@@ -332,6 +333,7 @@ class Handlers:
 
 
 _COUNTED_AS = {Opcode.BATCH_FORGET: "forget", Opcode.READDIRPLUS: "readdir", Opcode.RENAME2: "rename"}
+_NOW = SetattrField.ATIME_NOW | SetattrField.MTIME_NOW
 _TELLING = ~SetattrField.CTIME & ~SetattrField.FH & ~SetattrField.LOCKOWNER & (1 << 12) - 1
 """Fields that say what a SETATTR is for."""
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import aclosing, closing
 from pathlib import Path
 
 import pytest
 
+from benchfs_core.chunks.thread_io import ThreadIO
+from benchfs_core.volume_io import flush_wal
 from benchfs_fuse.kernel_clock import KernelClock
 
 
@@ -26,6 +28,23 @@ def test_it_is_never_behind_nor_ahead_of_what_the_kernel_dates(clock: KernelCloc
         os.utime(file)
         dated_ns = file.stat().st_ctime_ns  # having been looked at, it is dated finely the next time
         assert before_ns <= dated_ns <= clock.now_ns()
+
+
+async def test_a_flush_of_the_wal_does_not_have_the_kernel_date_more_finely(clock: KernelClock, tmp_path: Path) -> None:
+    file = tmp_path / "wal"
+    file.write_bytes(b"x")
+    finer = 0
+    async with aclosing(ThreadIO(1)) as io:
+        for _ in range(100):
+            descriptor = os.open(file, os.O_RDWR)
+            await flush_wal(io, descriptor)
+            before_ns = clock.now_ns()
+            os.pwrite(descriptor, b"y", 0)
+            finer += file.stat().st_mtime_ns != before_ns
+            os.close(descriptor)
+            file.unlink()
+            file.write_bytes(b"x")
+    assert finer < 50, "but for the clock's ticks, and what else goes on"
 
 
 def test_closed_it_leaves_no_descriptor() -> None:
