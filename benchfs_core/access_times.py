@@ -5,6 +5,7 @@ Imports the layers below it. Part of ``FileSystem``. Invariant: reading never fa
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 
 from benchfs_core.changes import Changes
@@ -17,7 +18,7 @@ from benchfs_core.types import InodeId
 
 
 class AccessTimes:
-    """The access times of one mounted volume."""
+    """The access times of one mounted volume. Whether one is a day old any clock tells."""
 
     def __init__(self, metadata: MetadataManager, changes: Changes, mounting: Mounting) -> None:
         self._metadata = metadata
@@ -28,7 +29,7 @@ class AccessTimes:
         """Whether the next read of a file moves its atime."""
         if node.flags & NOATIME:
             return False
-        return self._mounting.moves_atime(node.atime_ns, node.mtime_ns, node.ctime_ns, self._changes.now_ns)
+        return self._mounting.moves_atime(node.atime_ns, node.mtime_ns, node.ctime_ns, time.time_ns)
 
     def move_with_reading(self, inode: InodeId) -> bool:
         """Whether reading a directory or symbolic link moves its atime: who has it cached must then read it here.
@@ -39,7 +40,7 @@ class AccessTimes:
         stored = self._metadata.get(inode)
         if stored.flags & NOATIME:
             return False
-        return self._mounting.moves_atime(stored.atime_ns, stored.mtime_ns, stored.ctime_ns, self._changes.now_ns)
+        return self._mounting.moves_atime(stored.atime_ns, stored.mtime_ns, stored.ctime_ns, time.time_ns)
 
     async def read(self, inode: InodeId) -> None:
         """A directory or symbolic link was read: move its atime, if the mount's rule says so."""
