@@ -35,6 +35,24 @@ class AttributeChanges:
         self._inodes = inodes
         self._maintenance = maintenance
 
+    def tell(self, inode: InodeId, told: AttributeChange, *, by_writer: bool) -> Attributes | None:
+        """Take the times that who keeps them tells, where no more than noting them is to be done; else None: ``set``.
+
+        That is so for those that were known, for a write's (``by_writer``; blocks in the answer may be those before
+        it), and for a file that nobody will see again. NoSuchEntry. Not a checkpoint; durable with the next fsync.
+        """
+        stored, node = self._metadata.get(inode), self._inodes.find(inode)
+        known = stored if node is None else node.overlay(stored)
+        if told.ctime_ns == known.ctime_ns and told.mtime_ns == known.mtime_ns:
+            is_answered = node is None or by_writer or node.blocks_at_write == node.writes
+            return known if is_answered else None
+        if node is None:
+            return None if stored.link_count or not stat.S_ISREG(stored.mode) else stored
+        if by_writer and told.mtime_ns == told.ctime_ns and (told.ctime_ns or 0) >= known.ctime_ns:
+            node.times_told(told)
+            return node.overlay(stored)
+        return None
+
     async def set(
         self,
         inode: InodeId,
@@ -46,18 +64,18 @@ class AttributeChanges:
         by_writer: bool,
     ) -> Attributes:
         """Change size, then the rest: see ``FileSystem.setattr``. The row as it is then."""
+        is_telling = late_times and size is None and change.is_telling
+        if is_telling and (told := self.tell(inode, change, by_writer=by_writer)) is not None:
+            return told
         await self._changes.allowed(frees=size is not None)
         stored, told_late = self._metadata.get(inode), False
-        if late_times and size is None:
+        if is_telling:
             node = self._inodes.find(inode)
             known = stored if node is None else node.overlay(stored)
-            alone = change == AttributeChange(ctime_ns=change.ctime_ns, mtime_ns=change.mtime_ns)
-            if alone and node is None and not stored.link_count and stat.S_ISREG(stored.mode):
-                return stored  # the kernel's, at an unlink: without a name and not open, nobody will see it
             told_late = is_late(change, known, by_writer=by_writer)
             change = merge_late_times(change, known)
             if change == AttributeChange(ctime_ns=known.ctime_ns, mtime_ns=known.mtime_ns):
-                return stored  # the kernel tells what it was told
+                return stored  # overtaken: what it tells is undone
             if told_late and by_writer and node is not None and (change.ctime_ns or 0) >= known.ctime_ns:
                 node.times_told(change)
                 return stored

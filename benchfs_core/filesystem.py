@@ -70,7 +70,7 @@ class FileSystem:
         """Extended attributes and ACLs."""
         self.flags = InodeFlags(metadata, self._changes, inodes)
         """Immutable, append-only, and the like."""
-        self._attribute_changes = AttributeChanges(metadata, self._changes, file_io, inodes, maintenance)
+        self.attribute_changes = AttributeChanges(metadata, self._changes, file_io, inodes, maintenance)
         self.access_times = AccessTimes(metadata, self._changes, mounting)
         """When reading moves atime."""
         self._open_files = OpenFiles()
@@ -181,7 +181,7 @@ class FileSystem:
         itself and tells them when it likes: they do not undo what was changed since. What flags forbid is done for who
         ``touches``, sets both times to now (an append-only file), or tells the times of a write, ``by_writer``.
         """
-        stored = await self._attribute_changes.set(
+        stored = await self.attribute_changes.set(
             inode, change, size, late_times=late_times, touches=touches, by_writer=by_writer
         )
         return await self._current(stored, blocks=not (late_times and by_writer))  # the kernel ignores that answer
@@ -245,7 +245,7 @@ class FileSystem:
         await self._maintenance.room()
         if truncate:
             await self._changes.allowed(frees=True)
-            await self._attribute_changes.truncate(inode, 0)
+            await self.attribute_changes.truncate(inode, 0)
         attributes = self._metadata.get(inode)
         check_regular(attributes)
         check_opening(attributes, writes=writes, appends=appends)

@@ -131,6 +131,11 @@ class AttributeChange(NamedTuple):
         """Whether it changes more than ctime."""
         return any(value is not None for value in (self.mode, self.uid, self.gid, self.atime_ns, self.mtime_ns))
 
+    @property
+    def is_telling(self) -> bool:
+        """Whether it is what somebody tells who keeps mtime and ctime: both of them, and nothing else."""
+        return self == (self.ctime_ns, None, None, None, None, self.mtime_ns) and None not in self[::5]
+
 
 LATE_TIMES_NS = 10 * 10**9
 """How late times may be told. Older ones are no late ones: the clock was set back."""
@@ -141,10 +146,9 @@ def is_late(told: AttributeChange, known: Attributes, *, by_writer: bool) -> boo
 
     A write moves both to the same moment; ``by_writer``: they are told through a handle that may write.
     """
-    if told.mtime_ns is None or told.ctime_ns is None:
+    if not told.is_telling or told.ctime_ns is None:
         return False
-    alone = told == AttributeChange(ctime_ns=told.ctime_ns, mtime_ns=told.mtime_ns)
-    return alone and (told.ctime_ns < known.ctime_ns or (by_writer and told.mtime_ns == told.ctime_ns))
+    return told.ctime_ns < known.ctime_ns or (by_writer and told.mtime_ns == told.ctime_ns)
 
 
 def merge_late_times(told: AttributeChange, known: Attributes) -> AttributeChange:
@@ -153,8 +157,7 @@ def merge_late_times(told: AttributeChange, known: Attributes) -> AttributeChang
     A ctime earlier than the one known says that the telling was overtaken. Told together with anything else they are
     not late: that is a change of its own.
     """
-    alone = told == AttributeChange(ctime_ns=told.ctime_ns, mtime_ns=told.mtime_ns)
-    if not alone or told.ctime_ns is None or told.mtime_ns is None:
+    if not told.is_telling or told.ctime_ns is None or told.mtime_ns is None:
         return told
     if not 0 < known.ctime_ns - told.ctime_ns < LATE_TIMES_NS:
         return told

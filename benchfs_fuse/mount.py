@@ -135,8 +135,9 @@ async def serve(request: Request, ready: Callable[[str], None]) -> None:
     """
     check_mount_point(request.source, request.mount_point, memory=request.options.volume.store is StoreKind.MEMORY)
     progress = _Progress()
-    with closing(KernelClock()) as clock:
-        await _serve(request, ready, progress, Clocks(now_ns=clock.now_ns))
+    with closing(KernelClock()) as clock:  # with a write-back cache the kernel dates part of what happens
+        clocks = Clocks(now_ns=clock.now_ns) if request.options.volume.sync is SyncMode.FSYNC else Clocks()
+        await _serve(request, ready, progress, clocks)
     progress.unregister()
     log.info("%s: unmounted, everything is on disk", request.mount_point)
 

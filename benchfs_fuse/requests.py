@@ -107,6 +107,10 @@ class Requests:
             change = change._replace(mode=kept)
         return await self._fs.setattr(inode, change, size)
 
+    def tell_times(self, inode: InodeId, told: AttributeChange, *, by_handle: bool) -> Attributes | None:
+        """Set mtime and ctime, and nothing else, where that takes no more than noting them; None: ``setattr`` does."""
+        return self._fs.attribute_changes.tell(inode, told, by_writer=by_handle) if self._writeback_cache else None
+
     async def setxattr(self, inode: InodeId, name: bytes, value: bytes, caller: Caller) -> None:
         """Set an attribute. An access ACL sets the mode, and takes setgid away as chmod(2) would."""
         outsider = name == ACCESS and not await self._is_member(inode, caller)

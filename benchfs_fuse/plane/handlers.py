@@ -185,7 +185,13 @@ class Handlers:
         """
         values = fixed(protocol.SETATTR_IN, request.body)
         valid, _, size, _, atime_s, mtime_s, ctime_s, atime_ns, mtime_ns, ctime_ns, mode, _, uid, gid = values
-        inode, caller = InodeId(request.inode), caller_of(request)
+        inode = InodeId(request.inode)
+        if valid & _FIELDS == _KEPT:
+            change = AttributeChange(ctime_ns=_nanoseconds(ctime_s, ctime_ns), mtime_ns=_nanoseconds(mtime_s, mtime_ns))
+            noted = self._requests.tell_times(inode, change, by_handle=bool(valid & SetattrField.FH))
+            if noted is not None:
+                return replies.attr_out(noted)
+        caller = caller_of(request)
         now_ns = self._now_ns() if valid & _NOW else 0
         change = AttributeChange(
             ctime_ns=_nanoseconds(ctime_s, ctime_ns) if valid & SetattrField.CTIME else None,
@@ -334,8 +340,11 @@ class Handlers:
 
 _COUNTED_AS = {Opcode.BATCH_FORGET: "forget", Opcode.READDIRPLUS: "readdir", Opcode.RENAME2: "rename"}
 _NOW = SetattrField.ATIME_NOW | SetattrField.MTIME_NOW
-_TELLING = ~SetattrField.CTIME & ~SetattrField.FH & ~SetattrField.LOCKOWNER & (1 << 12) - 1
+_FIELDS = ~SetattrField.FH & ~SetattrField.LOCKOWNER & (1 << 12) - 1
+_TELLING = ~SetattrField.CTIME & _FIELDS
 """Fields that say what a SETATTR is for."""
+_KEPT = SetattrField.MTIME | SetattrField.CTIME
+"""What the kernel keeps with a write-back cache, and tells by themselves."""
 
 
 def _nanoseconds(seconds: int, nanoseconds: int) -> int:
