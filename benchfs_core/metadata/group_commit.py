@@ -37,7 +37,8 @@ _WAL_FOR_DELETING_BYTES = 8 * 1024 * 1024
 """The last part of the reserve, kept for changes that free space."""
 
 _TRANSACTION_BYTES = 4 * 1024 * 1024
-"""A transaction about this large is committed before more is changed: all of it must fit into the reserve."""
+"""A transaction about this large is committed before more is changed: all of it must fit into the reserve. It is not
+flushed for that; whoever needs it durable sees to it."""
 
 _NUMBERS_IN_HAND = 64
 """Below this many numbers a change waits for more: one change takes at most a few."""
@@ -96,8 +97,8 @@ class GroupCommit:
     async def writable(self, *, frees: bool = False) -> None:
         """Wait until a change may be made; then the caller makes it before its next checkpoint.
 
-        A checkpoint only if it must wait: for a WAL checkpoint to catch up, for a large transaction to be committed, or
-        for numbers.
+        A checkpoint only if it must wait: for a WAL checkpoint to catch up, for a large transaction to be committed
+        while the WAL is long, or for numbers. One that is committed while it is not is not durable by that.
 
         Args:
             frees: the change frees space, and may use what is reserved for such.
@@ -116,7 +117,10 @@ class GroupCommit:
                 with self._meter.all_as(Part.METADATA):
                     await self._gate.wait()
             elif self._database.pending_bytes > _TRANSACTION_BYTES:
-                await self.commit()
+                if self._database.wal_bytes < 2 * WAL_CHECKPOINT_BYTES:
+                    self._commit()
+                else:  # the WAL checkpoint lags behind
+                    await self.commit()
             elif self._numbers.remaining < _NUMBERS_IN_HAND:
                 await self._reserve_numbers()
             else:
@@ -197,8 +201,15 @@ class GroupCommit:
         await self.make_durable(self._database.sequence)
         self._numbers.confirm(limit)
 
-    async def _commit_and_flush(self) -> None:
+    def _commit(self) -> int:
+        """Append what was changed to the WAL; the number of the last transaction there. Not durable yet."""
         committed = self._database.commit()
+        if self._database.wal_bytes >= WAL_CHECKPOINT_BYTES:
+            self.wal_is_long.set()
+        return committed
+
+    async def _commit_and_flush(self) -> None:
+        committed = self._commit()
         if committed <= self._durable:
             return  # those who came while the flush before this one ran had nothing newer to wait for
         try:
@@ -207,5 +218,3 @@ class GroupCommit:
             self._database.fail(f"flush of the WAL failed: {error.strerror}")
             raise MetadataFailed(self._database.failure or "") from error
         self._durable = max(self._durable, committed)
-        if self._database.wal_bytes >= WAL_CHECKPOINT_BYTES:
-            self.wal_is_long.set()

@@ -251,12 +251,30 @@ async def test_no_transaction_outgrows_what_is_reserved_for_the_wal(metadata: Me
     await metadata.make()
     inode = metadata.manager.lookup(ROOT_INODE, b"%d" % metadata.made).inode
     await metadata.commit.commit()
-    before = metadata.wal.ended
+    before, flushes = metadata.database.sequence, metadata.wal.begun
     for number in range(400):
         await metadata.commit.writable()
-        metadata.manager.xattrs.set(inode, b"user.%d" % (number % 8), os.urandom(60_000), 1)
+        metadata.manager.xattrs.set(inode, b"user.%d" % number, os.urandom(60_000), 1)
         assert metadata.database.pending_bytes < 5 << 20
-    assert metadata.wal.ended - before >= 400 * 60_000 // (5 << 20)
+        if metadata.database.wal_bytes < 2 * WAL_CHECKPOINT_BYTES:
+            assert metadata.wal.begun == flushes, "nobody asked for what was changed to be durable"
+    assert metadata.database.sequence - before >= 400 * 60_000 // (5 << 20)
+    assert metadata.wal.begun > flushes, "who changes faster than the WAL is copied waits for the disk"
+
+
+async def test_what_was_committed_for_its_size_alone_is_flushed_for_who_waits(metadata: Metadata) -> None:
+    await metadata.make()
+    inode = metadata.manager.lookup(ROOT_INODE, b"%d" % metadata.made).inode
+    await metadata.commit.commit()
+    metadata.manager.xattrs.set(inode, b"user.a", b"value", 1)
+    waits_for, before = metadata.commit.last_change, metadata.database.sequence
+    for number in range(100):
+        await metadata.commit.writable()
+        metadata.manager.xattrs.set(inode, b"user.%d" % (number % 8), os.urandom(60_000), 1)
+    assert metadata.database.sequence > before
+    flushes = metadata.wal.ended
+    await metadata.commit.make_durable(waits_for)
+    assert metadata.wal.ended == flushes + 1
 
 
 async def test_numbers_are_handed_out_below_a_durable_limit_only(metadata: Metadata) -> None:
