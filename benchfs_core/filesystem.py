@@ -90,11 +90,12 @@ class FileSystem:
         self._inodes.remember(attributes.inode)
         return attributes
 
-    async def forget(self, inode: InodeId, count: int) -> None:
-        """Drop ``count`` lookups of the inode; an orphan that nobody uses any more is deleted in the background."""
-        self._inodes.forget(inode, count)
+    async def forget(self, inode: InodeId, count: int) -> bool:
+        """Drop ``count`` lookups; an orphan without use is deleted in the background. Whether no lookup is left."""
+        forgotten = self._inodes.forget(inode, count)
         if self._inodes.released(inode):
             self._maintenance.delete_orphans_soon()
+        return forgotten
 
     async def mknod(self, parent: InodeId, name: bytes, mode: int, owner: Credentials, rdev: int = 0) -> Attributes:
         """Make a regular file, fifo, socket or device node, by the type in ``mode`` (mknod(2)); counted."""
@@ -337,8 +338,7 @@ class FileSystem:
         Entries are not counted: ``remember`` those that were passed on.
         """
         directory = self._open_files.directory(handle)
-        if after_cookie == 0:
-            await self.access_times.read(directory)
+        await self.access_times.read(directory)
         return self._entries(directory, after_cookie)
 
     def remember(self, inode: InodeId) -> None:

@@ -287,13 +287,14 @@ class InodeTable:
         """The kernel was told of the inode once more (a lookup, in FUSE's words)."""
         self._lookups[inode] = self._lookups.get(inode, 0) + 1
 
-    def forget(self, inode: InodeId, count: int) -> None:
-        """The kernel drops ``count`` lookups."""
+    def forget(self, inode: InodeId, count: int) -> bool:
+        """The kernel drops ``count`` lookups; whether none is left."""
         left = self._lookups.get(inode, 0) - count
         if left > 0:
             self._lookups[inode] = left
-        else:
-            self._lookups.pop(inode, None)
+            return False
+        self._lookups.pop(inode, None)
+        return True
 
     def orphaned(self, inode: InodeId) -> bool:
         """The inode lost its last name; whether it can be deleted at once."""

@@ -25,6 +25,7 @@ from benchfs_fuse.operations import BenchFSOperations
 from benchfs_fuse.options import MountOptions, PlaneKind
 from benchfs_fuse.plane.answering import Removals
 from benchfs_fuse.plane.handlers import Handlers
+from benchfs_fuse.plane.listings import Listings
 from benchfs_fuse.plane.plane import MAX_REQUESTS, Plane
 from benchfs_fuse.plane.protocol import MAX_WRITE_BYTES
 from benchfs_fuse.plane.write_back import WriteBack
@@ -74,9 +75,16 @@ class Front:
 
     def handlers(self, options: MountOptions, write_back: WriteBack, meter: Meter) -> tuple[Handlers, Handlers]:
         """The plane's handlers, and the same for requests of which the meter is told where their time goes."""
-        writeback_cache, removals = options.volume.sync is SyncMode.FSYNC, Removals()
+        writeback_cache, removals, listings = options.volume.sync is SyncMode.FSYNC, Removals(), Listings()
         plain, timed = (
-            Handlers(filesystem, write_back, writeback_cache=writeback_cache, now_ns=self.now_ns, removals=removals)
+            Handlers(
+                filesystem,
+                write_back,
+                writeback_cache=writeback_cache,
+                now_ns=self.now_ns,
+                removals=removals,
+                listings=listings,
+            )
             for filesystem in (self.filesystem, timed_filesystem(self.filesystem, meter))
         )
         return plain, timed

@@ -1,18 +1,16 @@
 """Handlers of what directories list, and of moving entries between them.
 
-Imports ``protocol``, ``replies``, ``answering``, ``requests`` and the core. Invariants as in ``handlers``, which takes
-these in. The kernel keeps what a directory lists until it changes that itself; what it does not know of, that `..` is
-another one since the directory was moved, it is told before the reply.
+Imports ``protocol``, ``replies``, ``answering``, ``listings``, ``requests`` and the core. Invariants as in
+``handlers``, which takes these in. The kernel keeps what a directory lists until it is told of a change (``listings``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from benchfs_core.filesystem import FileSystem
 from benchfs_core.types import HandleId, InodeId
 from benchfs_fuse.plane import protocol, replies
-from benchfs_fuse.plane.answering import Handler, Reply, not_connected
+from benchfs_fuse.plane.answering import Handler, Reply
+from benchfs_fuse.plane.listings import Listings
 from benchfs_fuse.plane.protocol import Opcode, Request, fixed, names
 from benchfs_fuse.requests import Requests
 
@@ -20,10 +18,10 @@ from benchfs_fuse.requests import Requests
 class DirectoryHandlers:
     """Some handlers of one mount, by opcode."""
 
-    def __init__(self, filesystem: FileSystem, requests: Requests) -> None:
+    def __init__(self, filesystem: FileSystem, requests: Requests, listings: Listings) -> None:
         self._fs = filesystem
         self._requests = requests
-        self._tell: Callable[[bytes], None] = not_connected
+        self._listings = listings
         self.table: dict[Opcode, Handler] = {
             Opcode.OPENDIR: self.opendir,
             Opcode.READDIR: self.readdir,
@@ -33,10 +31,6 @@ class DirectoryHandlers:
             Opcode.RENAME: self.rename,
             Opcode.RENAME2: self.rename2,
         }
-
-    def connect(self, tell: Callable[[bytes], None]) -> None:
-        """From now on messages to the kernel can be sent: with ``tell``, in order before the next reply."""
-        self._tell = tell
 
     async def opendir(self, request: Request) -> Reply:
         """OPENDIR. What is listed is kept by the kernel, unless listing moves atime."""
@@ -57,6 +51,7 @@ class DirectoryHandlers:
                 break
             if plus and entry.is_counted:
                 self._fs.remember(entry.attributes.inode)
+        self._listings.note(request.inode)
         return listing.encode()
 
     async def releasedir(self, request: Request) -> Reply:
@@ -83,7 +78,11 @@ class DirectoryHandlers:
 
     async def _rename(self, request: Request, target: int, flags: int, start: int) -> Reply:
         old, new = names(request.body, start, 2)
-        moved = await self._requests.rename(InodeId(request.inode), old, InodeId(target), new, flags)
+        try:
+            moved = await self._requests.rename(InodeId(request.inode), old, InodeId(target), new, flags)
+        finally:
+            self._listings.changed(request.inode)
+            self._listings.changed(target)
         for directory in moved:
-            self._tell(replies.content_changed(directory))
+            self._listings.changed(directory)
         return b""

@@ -19,6 +19,7 @@ from benchfs_fuse.plane import protocol, replies
 from benchfs_fuse.plane.answering import Handler, Refused, Removals, Reply, caller_of
 from benchfs_fuse.plane.attributes import AttributeHandlers
 from benchfs_fuse.plane.directories import DirectoryHandlers
+from benchfs_fuse.plane.listings import Listings
 from benchfs_fuse.plane.protocol import Opcode, Request, SetattrField, fixed, names
 from benchfs_fuse.plane.ranges import RangeHandlers
 from benchfs_fuse.plane.write_back import WriteBack
@@ -40,10 +41,11 @@ class Handlers:
         writeback_cache: bool,
         now_ns: Callable[[], int],
         removals: Removals | None = None,
+        listings: Listings | None = None,
     ) -> None:
         """``write_back`` has the kernel do that; ``now_ns``: the wall clock, for UTIME_NOW.
 
-        ``removals``: where other handlers serve the same mount, those of all of them.
+        ``removals``, ``listings``: where other handlers serve the same mount, those of all of them.
         """
         self._fs = filesystem
         self._requests = Requests(filesystem, writeback_cache=writeback_cache)
@@ -51,9 +53,14 @@ class Handlers:
         self._now_ns = now_ns
         self._removals = Removals() if removals is None else removals
         self._attributes = AttributeHandlers(filesystem, self._requests)
-        self._directories = DirectoryHandlers(filesystem, self._requests)
+        self._listings = Listings() if listings is None else listings
+        self._directories = DirectoryHandlers(filesystem, self._requests, self._listings)
+        changing = self._listings.changing
         self.table: dict[int, tuple[str, Handler]] = {
-            opcode: (_COUNTED_AS.get(opcode, opcode.name.lower()), handler)
+            opcode: (
+                _COUNTED_AS.get(opcode, opcode.name.lower()),
+                changing(handler) if opcode in _CHANGING else handler,
+            )
             for opcode, handler in {
                 **self._of_names(),
                 **self._of_attributes(),
@@ -67,7 +74,7 @@ class Handlers:
     def connect(self, tell: Callable[[bytes], None]) -> None:
         """From now on messages to the kernel can be sent: with ``tell``, in order before the next reply."""
         self._attributes.connect(tell)
-        self._directories.connect(tell)
+        self._listings.connect(tell)
 
     def _of_names(self) -> dict[Opcode, Handler]:
         return {
@@ -120,14 +127,18 @@ class Handlers:
     async def forget(self, request: Request) -> Reply:
         """FORGET; has no answer."""
         (count,) = fixed(protocol.FORGET_IN, request.body)
-        await self._fs.forget(InodeId(request.inode), count)
+        await self._forget(InodeId(request.inode), count)
         return None
 
     async def batch_forget(self, request: Request) -> Reply:
         """BATCH_FORGET; has no answer."""
         for inode, count in protocol.forgets(request.body):
-            await self._fs.forget(InodeId(inode), count)
+            await self._forget(InodeId(inode), count)
         return None
+
+    async def _forget(self, inode: InodeId, count: int) -> None:
+        if await self._fs.forget(inode, count):
+            self._listings.forget(inode)
 
     async def readlink(self, request: Request) -> Reply:
         """READLINK."""
@@ -339,6 +350,11 @@ class Handlers:
 
 
 _COUNTED_AS = {Opcode.BATCH_FORGET: "forget", Opcode.READDIRPLUS: "readdir", Opcode.RENAME2: "rename"}
+_CHANGING = frozenset(
+    {Opcode.MKNOD, Opcode.MKDIR, Opcode.SYMLINK, Opcode.LINK, Opcode.CREATE, Opcode.UNLINK, Opcode.RMDIR}
+    | {Opcode.SETATTR, Opcode.SETXATTR, Opcode.REMOVEXATTR}
+)
+"""Requests that change the inode they name: entries of a directory, or what decides whether listing moves its atime."""
 _NOW = SetattrField.ATIME_NOW | SetattrField.MTIME_NOW
 _FIELDS = ~SetattrField.FH & ~SetattrField.LOCKOWNER & (1 << 12) - 1
 _TELLING = ~SetattrField.CTIME & _FIELDS

@@ -256,15 +256,22 @@ def _set_flags(handle: int, wanted: int) -> None:
 def entries(handle: int) -> list[tuple[bytes, int, int]]:
     """Names, d_type and inode numbers of an open directory from its position on, sorted (getdents(2))."""
     found = []
-    buffer = ctypes.create_string_buffer(32768)
-    while length := checked(_libc.getdents64(handle, buffer, ctypes.c_size_t(len(buffer)))):
-        raw, offset = buffer.raw[:length], 0
-        while offset < length:
-            inode, _, record, kind = struct.unpack_from("=QqHB", raw, offset)
-            name = raw[offset + 19 : offset + record].partition(b"\0")[0]
-            found.append((name, kind, inode))
-            offset += record
+    while some := part(handle):
+        found += [entry[:3] for entry in some]
     return sorted(found)
+
+
+def part(handle: int, length: int = 32768) -> list[tuple[bytes, int, int, int]]:
+    """The same of as many entries as one call tells in a buffer, with the position after each."""
+    buffer = ctypes.create_string_buffer(length)
+    filled = checked(_libc.getdents64(handle, buffer, ctypes.c_size_t(length)))
+    found, raw, offset = [], buffer.raw[:filled], 0
+    while offset < filled:
+        inode, position, record, kind = struct.unpack_from("=QqHB", raw, offset)
+        name = raw[offset + 19 : offset + record].partition(b"\0")[0]
+        found.append((name, kind, inode, position))
+        offset += record
+    return found
 
 
 def listing(path: bytes) -> list[tuple[bytes, int, bool]]:

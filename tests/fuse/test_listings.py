@@ -7,13 +7,13 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from benchfs_core.chunks.uring import io_uring_available
-from tests.differential.calls import RENAME_EXCHANGE, entries, renameat2
+from tests.differential.calls import RENAME_EXCHANGE, entries, part, renameat2
 from tests.support.mounting import BENCHFS, MountedVolume, Volumes, run
 
 pytestmark = [
@@ -126,6 +126,96 @@ def test_entries_that_stay_are_listed_once_whatever_is_kept_meanwhile(volumes: V
         found = [*first, *(entry.name for entry in reading)]
     assert len(found) == len(set(found))
     assert names - gone <= set(found)
+
+
+def opened(top: Path) -> int:
+    return os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def opened_afterwards(top: Path, handle: int) -> tuple[int, list[bytes]]:
+    os.close(handle)
+    return (handle := opened(top)), names_in(part(handle, 1024))
+
+
+def set_back(_: Path, handle: int) -> tuple[int, list[bytes]]:
+    os.lseek(handle, 0, os.SEEK_SET)
+    return handle, names_in(part(handle, 1024))
+
+
+def set_to_a_position(top: Path, handle: int) -> tuple[int, list[bytes]]:
+    """Of another handle, which programs that serve directories to others do, with a handle for each request."""
+    os.lseek(handle, 0, os.SEEK_SET)
+    told = part(handle, 1024)
+    handle, _ = opened_afterwards(top, handle)
+    os.lseek(handle, told[-1][3], os.SEEK_SET)
+    return handle, names_in(told)
+
+
+def names_in(told: Sequence[tuple[bytes, int, int, int]]) -> list[bytes]:
+    return [name for name, *_ in told]
+
+
+BEGINS = {begins.__name__: begins for begins in (opened_afterwards, set_back, set_to_a_position)}
+
+
+@pytest.mark.parametrize("begins", BEGINS)
+@pytest.mark.parametrize("mode", ["noatime", "relatime"])
+def test_who_begins_after_a_change_is_not_shown_what_others_were_told_before(
+    volumes: Volumes, mode: str, begins: str
+) -> None:
+    """Somebody fills the kernel's cache meanwhile: most of it before the change, the end when the other has begun."""
+    (top := volumes.make(f"sync=fsync,{mode}").directory / "directory").mkdir()
+    for index in range(1500):
+        (top / f"{index:04}".ljust(100, "x")).touch()
+    os.utime(top, (2**32, 0))  # an atime that no listing moves, whatever the mode
+    filler, handle = opened(top), opened(top)
+    try:
+        for _ in range(10):  # of 16 KiB
+            told = part(filler, 16 << 10)
+        old, gone, *_ = names_in(told)
+        os.rename(os.fsencode(top) + b"/" + old, top / "renamed")
+        os.unlink(os.fsencode(top) + b"/" + gone)
+        handle, found = BEGINS[begins](top, handle)
+        assert entries(filler), "the cache was full before the change"
+        found += [name for name, *_ in entries(handle)]
+    finally:
+        os.close(handle)
+        os.close(filler)
+    assert sorted(found) == sorted([b".", b"..", *map(os.fsencode, os.listdir(top))])
+
+
+ASKS: dict[str, Callable[[Path], None]] = {
+    "mode": lambda top: top.chmod(0o700),
+    "times": lambda top: os.utime(top, ns=(10**18, 10**18)),
+    "xattr": lambda top: os.setxattr(top, "user.name", b"value"),
+    "entry": lambda top: (top / "new").touch(),
+}
+
+
+@pytest.mark.parametrize("change", ASKS)
+@pytest.mark.parametrize("seeks", [True, False])
+def test_listing_through_an_old_handle_moves_atime_where_a_change_asks_for_it(
+    volume: MountedVolume, change: str, *, seeks: bool
+) -> None:
+    """With relatime; from the start, or going on."""
+    volume.remount("relatime")
+    top = volume.directory / "one"
+    after_the_clock_has_moved_on(top)
+    listed(top)
+    handle = opened(top)
+    try:
+        entries(handle)
+        os.lseek(handle, 0, os.SEEK_SET)
+        part(handle, 512)
+        ASKS[change](top)
+        before = top.stat().st_atime_ns
+        after_the_clock_has_moved_on(top)
+        if seeks:
+            os.lseek(handle, 0, os.SEEK_SET)
+        part(handle, 512)
+    finally:
+        os.close(handle)
+    assert top.stat().st_atime_ns > before
 
 
 @pytest.mark.parametrize(("mode", "moves"), [("strictatime", True), ("relatime", False)])

@@ -19,13 +19,13 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from benchfs_core.chunks.ring import Ring
 from benchfs_core.chunks.uring import UringDriver, io_uring_available
 from benchfs_core.config import VolumeOptions
-from benchfs_core.filesystem import FileSystem
 from benchfs_core.profile import Profile
 from benchfs_core.types import InodeId, StoreKind, SyncMode
 from benchfs_core.volume import Volume, open_volume
 from benchfs_fuse.plane import forward, protocol, replies
 from benchfs_fuse.plane.device import MAX_READS
 from benchfs_fuse.plane.handlers import Handlers
+from benchfs_fuse.plane.listings import Listings
 from benchfs_fuse.plane.plane import MAX_REQUESTS, Plane
 from benchfs_fuse.plane.protocol import IN_HEADER, Opcode
 from benchfs_fuse.plane.write_back import WriteBack
@@ -102,10 +102,11 @@ async def serving(
         end.setblocking(False)
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
     write_back = WriteBack(Path("/"), -1)
-    profile = Profile(volume.meter)
-    handlers = Handlers(volume.filesystem, write_back, writeback_cache=False, now_ns=lambda: 0)
-    filesystem = timed_filesystem(volume.filesystem, volume.meter)
-    timed_handlers = Handlers(filesystem, write_back, writeback_cache=False, now_ns=lambda: 0)
+    profile, listings = Profile(volume.meter), Listings()
+    handlers, timed_handlers = (
+        Handlers(filesystem, write_back, writeback_cache=False, now_ns=lambda: 0, listings=listings)
+        for filesystem in (volume.filesystem, timed_filesystem(volume.filesystem, volume.meter))
+    )
     with kernel_end, device, far, near:
         async with Ring.open(32, driver) as ring, trio.open_nursery() as nursery:
             plane = Plane(volume.ring or ring, device.fileno(), near, handlers, timed_handlers, profile)
@@ -217,30 +218,6 @@ async def test_requests_that_come_one_by_one_pass_by_the_ring(in_memory: Volume)
         await trio.to_thread.run_sync(ask_one_by_one)
         assert driver.enter_count - before < 250
     assert at.profile.counts() == {"statfs": 500}
-
-
-async def test_a_rename_that_is_made_is_answered_so_whatever_cannot_be_asked_afterwards(
-    in_memory: Volume, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between directories, of a file and of a directory; the kernel is told before the reply that `..` is another."""
-    async with serving(in_memory) as at:
-        made = {}
-        for name in (b"one", b"two"):
-            reply = await at.kernel.ask(Opcode.MKDIR, protocol.MKDIR_IN.pack(0o755, 0) + name + b"\0")
-            made[name] = struct.unpack_from("<Q", reply)[0]
-        await at.kernel.create(b"file")
-
-        async def fails(*_: object) -> None:
-            raise OSError(errno.EIO, "the disk below")
-
-        for method in ("lookup", "getattr"):
-            monkeypatch.setattr(FileSystem, method, fails)
-        body = protocol.RENAME_IN.pack(made[b"one"])
-        assert await at.kernel.ask(Opcode.RENAME, body + b"file\0file\0") == b""
-        unique = at.kernel.send(Opcode.RENAME, body + b"two\0two\0")
-        told = replies.content_changed(made[b"two"])
-        assert await at.kernel.answer() == (0, -2, told[16:]), "no errno: FUSE_NOTIFY_INVAL_INODE, without a request"
-        assert await at.kernel.answer() == (unique, 0, b"")
 
 
 async def test_errors_have_their_errno(in_memory: Volume) -> None:
