@@ -248,7 +248,12 @@ class Ring:
 
     def is_lone(self) -> bool:
         """Whether this is a turn with nothing in the ring, and no request waits where they come from (``watch``)."""
-        return self._in_turn and self.is_quiet and self._watched is not None and not self._watched.poll(0)
+        if self._watched is None or not self._in_turn or not self.is_quiet:
+            return False
+        try:
+            return not self._watched.poll(0)
+        except OSError:  # poll(2) itself is subject to RLIMIT_NOFILE
+            return False
 
     def woke_a_task(self) -> bool:
         """Whether a completion has resumed a task since this was last asked; it runs once the driver gives way."""

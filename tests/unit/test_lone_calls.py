@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -166,6 +167,18 @@ async def test_none_is_made_while_something_is_in_the_ring(descriptor: int) -> N
 async def test_none_is_made_where_nobody_can_tell_whether_others_ask(descriptor: int) -> None:
     async with driven(descriptor, watched=False) as rig:
         assert [await rig.flush_by_ring() for _ in range(3)] == [True] * 3
+
+
+async def test_none_is_made_where_the_limit_of_descriptors_lets_nobody_look(descriptor: int) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with driven(descriptor) as rig:
+        await rig.flush_by_ring()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            assert await rig.flush_by_ring()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert not await rig.flush_by_ring()
 
 
 async def test_a_task_of_its_own_waits_for_the_ring(descriptor: int) -> None:
