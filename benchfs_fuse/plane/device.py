@@ -19,7 +19,6 @@ from functools import partial
 
 import trio
 
-from benchfs_core.chunks.buffers import aligned
 from benchfs_core.chunks.request import Posted
 from benchfs_core.chunks.ring import Ring
 from benchfs_core.chunks.uring import Vectors
@@ -67,9 +66,9 @@ class Slot:
 
     __slots__ = ("arrived_ns", "head", "length", "posted", "tail")
 
-    def __init__(self) -> None:
+    def __init__(self, tail: bytearray) -> None:
         self.head = bytearray(WRITE_HEAD_BYTES)
-        self.tail = aligned(MAX_WRITE_BYTES)
+        self.tail = tail
         self.length = 0
         """Bytes of the request that is here."""
         self.arrived_ns = 0
@@ -131,7 +130,7 @@ class Device:
             return self._free.pop()
         if len(self._slots) == MAX_SLOTS:
             return None
-        slot = Slot()
+        slot = Slot(self._ring.buffers.take(MAX_WRITE_BYTES))
         slot.posted = Posted(self._descriptor, Vectors(slot.head, slot.tail), partial(self._done, slot), writes=False)
         self._slots.append(slot)
         return slot
