@@ -10,6 +10,7 @@ The largest are made several at a time, side by side in huge pages: to a disk a 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
 
 PAGE_BYTES = 4096
 """What direct I/O is aligned to in memory and in files: a multiple of the logical block of any disk in use."""
@@ -37,15 +38,20 @@ def aligned(length: int) -> bytearray:
     return buffer
 
 
+def huge_pages(addresses: Iterable[int], length: int) -> list[int]:
+    """Where the huge pages begin that buffers of ``length`` bytes at these addresses have a part in."""
+    places = {place for address in addresses for place in (address, address + length - 1)}
+    return sorted({place - place % _HUGE_BYTES for place in places})
+
+
 def _side_by_side() -> list[bytearray]:
     """Some of the largest buffers (``aligned``), in huge pages where the kernel has them to spare.
 
-    Allocated one after the other they lie in one mapping, as the C library maps what is large, page after page.
+    Allocated one after the other most of them lie so, too: the C library maps what is large page after page.
     """
+    assert _LARGEST <= _HUGE_BYTES
     buffers = [aligned(_LARGEST) for _ in range(_MADE_TOGETHER)]
-    begin = min(map(_address, buffers))
-    end = max(map(_address, buffers)) + _LARGEST
-    for start in range(begin - begin % _HUGE_BYTES, end, _HUGE_BYTES):  # advice: what is refused works all the same
+    for start in huge_pages(map(_address, buffers), _LARGEST):  # advice: what is refused works all the same
         _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(_HUGE_BYTES), _MADV_COLLAPSE)
     return buffers
 

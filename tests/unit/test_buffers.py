@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchfs_core.chunks.buffers import BufferPool, is_aligned
+from benchfs_core.chunks.buffers import BufferPool, huge_pages, is_aligned
 
 LARGEST = 1 << 20
 HUGE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
@@ -49,6 +49,12 @@ def test_each_is_another_and_begins_at_a_page() -> None:
     assert all(is_aligned(buffer) and len(buffer) == LARGEST for buffer in taken)
     places = sorted(map(address, taken))
     assert all(after - before >= LARGEST for before, after in itertools.pairwise(places))
+
+
+def test_huge_pages_are_those_of_the_buffers_however_far_apart_they_lie() -> None:
+    """A buffer from the heap and others that were mapped had the kernel asked about all that lies between: 17 s."""
+    heap, mapped = 0x5555_5560_0000, 0x7F00_0030_1000
+    assert huge_pages([mapped, heap, mapped + LARGEST], LARGEST) == [heap, 0x7F00_0020_0000, 0x7F00_0040_0000]
 
 
 @pytest.mark.skipif(
