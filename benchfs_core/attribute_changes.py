@@ -39,7 +39,8 @@ class AttributeChanges:
         """Take the times that who keeps them tells, where no more than noting them is to be done; else None: ``set``.
 
         That is so for those that were known, for a write's (``by_writer``; blocks in the answer may be those before
-        it), and for a file that nobody will see again. NoSuchEntry. Not a checkpoint; durable with the next fsync.
+        it) while changes can be stored, and for a file that nobody will see again. NoSuchEntry. Not a checkpoint;
+        durable with the next fsync.
         """
         stored, node = self._metadata.get(inode), self._inodes.find(inode)
         known = stored if node is None else node.overlay(stored)
@@ -48,10 +49,11 @@ class AttributeChanges:
             return known if is_answered else None
         if node is None:
             return None if stored.link_count or not stat.S_ISREG(stored.mode) else stored
-        if by_writer and told.mtime_ns == told.ctime_ns and (told.ctime_ns or 0) >= known.ctime_ns:
-            node.times_told(told)
-            return node.overlay(stored)
-        return None
+        is_of_a_write = by_writer and told.mtime_ns == told.ctime_ns and (told.ctime_ns or 0) >= known.ctime_ns
+        if not is_of_a_write or self._changes.are_over:
+            return None
+        node.times_told(told)
+        return node.overlay(stored)
 
     async def set(
         self,

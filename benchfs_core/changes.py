@@ -24,6 +24,11 @@ class Changes:
         self.now_ns = now_ns
         """The wall clock, nanoseconds since 1970."""
 
+    @property
+    def are_over(self) -> bool:
+        """Whether none can be made any more, or never could."""
+        return self._read_only or self._commit.failed
+
     async def allowed(self, *, frees: bool = False) -> None:
         """Wait until a change may be made; ``frees`` says that it gives space back, and may use the reserve.
 

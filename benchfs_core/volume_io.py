@@ -95,7 +95,11 @@ async def flush_wal(io: ChunkIO, wal: int) -> None:
     with it whatever is written to a mount (multigrain timestamps). Each fsync would have had times to write.
     """
     await io.fsync(wal, datasync=True)
-    if os.readlink(f"/proc/self/fd/{wal}").endswith(" (deleted)"):
+    try:
+        is_gone = os.readlink(f"/proc/self/fd/{wal}").endswith(" (deleted)")
+    except OSError:  # no /proc, or too long a path
+        is_gone = os.fstat(wal).st_nlink == 0
+    if is_gone:
         raise Vanished(errno.ENOENT, "it was removed below the mount")
 
 

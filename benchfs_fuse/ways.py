@@ -140,7 +140,6 @@ async def _through_plane(front: Front, mount_point: Path, options: MountOptions,
             ring = front.ring
             if ring is None:
                 ring = await stack.enter_async_context(Ring.open(_OWN_RING_DEPTH, driver))
-            ring.watch(owned.device)
             planes.append(Plane(ring, owned.device, owned.pair, handlers, timed_handlers, profile))
             await planes[0].run(pyfuse3.main)
 

@@ -17,8 +17,10 @@ PAGE_BYTES = 4096
 
 _SMALLEST = 64 << 10
 _LARGEST = 1 << 20
-_MOST_SPARE = 16
+_MOST_SPARE = 24
 _MADE_TOGETHER = 8
+_MOST_MADE_TOGETHER = 24
+"""Further ones are made one by one, when they are needed, in ordinary pages."""
 
 _HUGE_BYTES = 2 << 20
 _MADV_COLLAPSE = 25
@@ -68,9 +70,10 @@ def _address(buffer: bytearray) -> int:
 class BufferPool:
     """Buffers that nobody uses."""
 
-    __slots__ = ("_spare",)
+    __slots__ = ("_made_together", "_spare")
 
     def __init__(self) -> None:
+        self._made_together = 0
         self._spare: dict[int, list[bytearray]] = {}
 
     def take(self, length: int) -> bytearray:
@@ -78,7 +81,8 @@ class BufferPool:
         spare = self._spare.get(length)
         if spare:
             return spare.pop()
-        if length == _LARGEST:
+        if length == _LARGEST and self._made_together < _MOST_MADE_TOGETHER:
+            self._made_together += _MADE_TOGETHER
             made = self._spare[length] = _side_by_side()
             return made.pop()
         return aligned(length) if length >= _SMALLEST else bytearray(length)

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -58,7 +57,8 @@ class Ring:
         """Where reads take their buffers from; whoever has done with one may give it back."""
         self._is_driven = False
         self._in_turn = False
-        self._watched: select.poll | None = None
+        self.others_wait: Callable[[], bool] | None = None
+        """Whether anybody else waits to be served; given by who drives it. Without, nobody can tell."""
         self._submitter: trio.lowlevel.Task | None = None
         self._reaper: trio.lowlevel.Task | None = None
         self._loops = (Background(self._submit_forever), Background(self._reap_forever))
@@ -241,19 +241,9 @@ class Ring:
         queue = self._queue
         return not (queue.flying or queue.pending or queue.prepared or queue.cancels)
 
-    def watch(self, descriptor: int) -> None:
-        """Requests of a front end come by ``descriptor``, which is open as long as the ring is driven: ``is_lone``."""
-        self._watched = select.poll()
-        self._watched.register(descriptor, select.POLLIN)
-
     def is_lone(self) -> bool:
-        """Whether this is a turn with nothing in the ring, and no request waits where they come from (``watch``)."""
-        if self._watched is None or not self._in_turn or not self.is_quiet:
-            return False
-        try:
-            return not self._watched.poll(0)
-        except OSError:  # poll(2) itself is subject to RLIMIT_NOFILE
-            return False
+        """Whether this is a turn with nothing in the ring, and nobody else waits (``others_wait``)."""
+        return self._in_turn and self.is_quiet and self.others_wait is not None and not self.others_wait()
 
     def woke_a_task(self) -> bool:
         """Whether a completion has resumed a task since this was last asked; it runs once the driver gives way."""

@@ -15,6 +15,7 @@ import errno
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -22,7 +23,7 @@ import trio
 from benchfs_core.chunks.counts import IOCounts
 from benchfs_core.chunks.direct import DirectIO
 from benchfs_core.chunks.gate import Gate
-from benchfs_core.chunks.lone_calls import LoneCalls
+from benchfs_core.chunks.lone_calls import LITTLE_BYTES, LoneCalls
 from benchfs_core.chunks.page_cache import WRITE_BYTES, PageCache
 from benchfs_core.chunks.ring import Ring
 from benchfs_core.chunks.threads import run_in_thread
@@ -119,16 +120,15 @@ class RingIO:
         self.counts.durable_writes += durable
         flags = os.RWF_DSYNC if durable else 0
         if not durable:
-            self._lone.unflushed_bytes += len(data)
+            self._lone.wrote(descriptor, len(data))
             await self._write(descriptor, offset, data, flags)
             return
-        begun_ns = self._lone.now_ns()
+        begun_ns, done = self._lone.now_ns(), 0
         is_lone = len(data) <= WRITE_BYTES and self._lone.may_begin(begun_ns)
         self._durable_writes += 1
         try:
             if is_lone:
-                with self._meter.part(Part.DISK):
-                    done = os.pwritev(descriptor, [data], offset, flags)
+                done = self._at_once(partial(os.pwritev, descriptor, [data], offset, flags)) or 0
             else:
                 done = await self.direct.write(descriptor, offset, data, flags, any_length=self._durable_writes > 1)
             if done < len(data):
@@ -137,6 +137,16 @@ class RingIO:
             self._durable_writes -= 1
             if len(data) <= WRITE_BYTES:
                 self._lone.ended(begun_ns, is_lone=is_lone)
+
+    def _at_once(self, call: Callable[[], T]) -> T | None:
+        """Make a call on the event loop; None where it failed in passing, for which the ring tries more than once."""
+        try:
+            with self._meter.part(Part.DISK):
+                return call()
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.ENOMEM):
+                return None
+            raise
 
     async def _write(self, descriptor: int, offset: int, data: Buffer, flags: int) -> None:
         if len(data) >= LARGE_BYTES and self._uncached:
@@ -154,16 +164,13 @@ class RingIO:
     async def fsync(self, descriptor: int, *, datasync: bool) -> None:
         """Flush a file or directory."""
         self.counts.flushes += 1
-        begun_ns = self._lone.now_ns()
-        is_lone = self._lone.may_begin(begun_ns)
+        begun_ns, unflushed = self._lone.now_ns(), self._lone.unflushed_bytes(descriptor)
+        is_lone = unflushed <= LITTLE_BYTES and self._lone.may_begin(begun_ns)
         try:
-            if is_lone:
-                with self._meter.part(Part.DISK):
-                    (os.fdatasync if datasync else os.fsync)(descriptor)
-            else:
+            if not (is_lone and self._at_once(partial(_flush, descriptor, datasync))):
                 await self._ring.fsync(descriptor, datasync)
+            self._lone.flushed(descriptor, unflushed)
         finally:
-            self._lone.unflushed_bytes = 0
             self._lone.ended(begun_ns, is_lone=is_lone)
 
     async def run(self, call: Callable[[], T]) -> T:
@@ -178,3 +185,8 @@ class RingIO:
         """Let threads and requests end, then free the ring. Cannot be cancelled; may be repeated."""
         await self._gate.close()
         await self._ring.aclose()
+
+
+def _flush(descriptor: int, datasync: bool) -> bool:
+    (os.fdatasync if datasync else os.fsync)(descriptor)
+    return True

@@ -76,6 +76,7 @@ class GroupCommit:
         self._durable = 0
         self._gate: trio.Event | None = None
         self._no_space: str | None = None
+        self._has_much_to_flush = False
         self.wal_is_long = trio.Event()
         """Set when a WAL checkpoint is due."""
 
@@ -119,6 +120,7 @@ class GroupCommit:
             elif self._database.pending_bytes > _TRANSACTION_BYTES:
                 if self._database.wal_bytes < 2 * WAL_CHECKPOINT_BYTES:
                     self._commit()
+                    self._has_much_to_flush = True
                 else:  # the WAL checkpoint lags behind
                     await self.commit()
             elif self._numbers.remaining < _NUMBERS_IN_HAND:
@@ -212,6 +214,9 @@ class GroupCommit:
         committed = self._commit()
         if committed <= self._durable:
             return  # those who came while the flush before this one ran had nothing newer to wait for
+        if self._has_much_to_flush:
+            self._has_much_to_flush = False
+            await trio.lowlevel.checkpoint()  # what takes long is not to be flushed on the event loop (``LoneCalls``)
         try:
             await self._flush_wal()
         except OSError as error:

@@ -103,6 +103,8 @@ class Device:
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
         self._poll.register(ring.descriptor, select.POLLIN)
+        self._asked = select.poll()
+        self._asked.register(descriptor, select.POLLIN)
         self._idle = trio.lowlevel.ParkingLot()
         self.failure: OSError | None = None
         """Why reading ended, where it was not by unmounting."""
@@ -134,6 +136,13 @@ class Device:
         slot.posted = Posted(self._descriptor, Vectors(slot.head, slot.tail), partial(self._done, slot), writes=False)
         self._slots.append(slot)
         return slot
+
+    def is_asked(self) -> bool:
+        """Whether a request waits to be taken, or that cannot be told."""
+        try:
+            return bool(self._asked.poll(0))
+        except OSError:  # poll(2) itself is subject to limits
+            return True
 
     def take(self) -> bool:
         """Take the next request past the ring, where they come one by one: blocks little longer than ``PATIENCE_MS``.

@@ -120,6 +120,11 @@ class Dispatcher(Generic[T]):
             with trio.CancelScope(shield=True):
                 await self._finish()
 
+    @property
+    def has_others(self) -> bool:
+        """Asked in a request that the leader runs: whether others wait, or run in tasks of their own."""
+        return bool(self._fresh or self._resumable or self.under_way > self._aside + 1)
+
     async def drain(self) -> None:
         """Wait until no request is under way. A checkpoint."""
         await trio.lowlevel.checkpoint()

@@ -78,6 +78,7 @@ class Plane:
         self._now_ns = profile.meter.now_ns
         self._device = Device(ring, descriptor, profile.meter.now_ns)
         self._dispatcher: Dispatcher[Slot] = Dispatcher(ring, self._device, self._begin, MAX_REQUESTS)
+        ring.others_wait = self._others_wait
         self._forwarder = Forwarder(self._device, pair)
         for either in (handlers, timed_handlers):
             either.connect(self._device.send)
@@ -96,6 +97,9 @@ class Plane:
     def device_reads(self) -> int:
         """How many reads of the device are to be outstanding."""
         return self._device.reads
+
+    def _others_wait(self) -> bool:
+        return self._dispatcher.has_others or self._device.is_asked()
 
     def stop(self) -> None:
         """End as at unmounting."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import socket
 import time
@@ -31,6 +32,25 @@ async def test_nobody_spins_for_a_request_while_there_is_no_slot_for_it() -> Non
             device.give_back(cast("Slot", slots[0]))
             assert device.take()
             assert len(device.arrived) == 1
+
+
+async def test_whether_a_request_waits_is_told_and_supposed_where_nobody_may_look() -> None:
+    kernel_end, device_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with kernel_end, device_end:
+        device_end.setblocking(False)
+        async with Ring.open(4) as ring:
+            device = Device(ring, device_end.fileno(), time.monotonic_ns)
+            assert not device.is_asked()
+            kernel_end.send(bytes(40))
+            assert device.is_asked()
+            assert device.take()
+            assert not device.is_asked()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+            try:
+                assert device.is_asked()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 class Waits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import aclosing, closing
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchfs_core.chunks.thread_io import ThreadIO
+from benchfs_core.errors import Vanished
 from benchfs_core.volume_io import flush_wal
 from benchfs_fuse.kernel_clock import KernelClock
 
@@ -45,6 +47,27 @@ async def test_a_flush_of_the_wal_does_not_have_the_kernel_date_more_finely(cloc
             file.unlink()
             file.write_bytes(b"x")
     assert finer < 50, "but for the clock's ticks, and what else goes on"
+
+
+async def test_a_wal_without_a_name_is_found_out_with_and_without_proc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a commit has been flushed, that nobody can look for its name must not turn the mount read-only."""
+
+    def fail(*_: object) -> str:
+        raise FileNotFoundError(errno.ENOENT, "there is no /proc")
+
+    file = tmp_path / "wal"
+    async with aclosing(ThreadIO(1)) as io:
+        for has_proc in (True, False):
+            if not has_proc:
+                monkeypatch.setattr(os, "readlink", fail)
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT)
+            await flush_wal(io, descriptor)
+            file.unlink()
+            with pytest.raises(Vanished):
+                await flush_wal(io, descriptor)
+            os.close(descriptor)
 
 
 def test_closed_it_leaves_no_descriptor() -> None:

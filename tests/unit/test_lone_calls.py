@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
+import select
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -87,7 +87,9 @@ async def driven(descriptor: int, *, watched: bool = True) -> AsyncIterator[Rig]
     clock.pipe = writer
     async with RingIO.open_ring(4, meter=Meter(clock)) as io:
         if watched:
-            io.ring.watch(reader)
+            asked = select.poll()
+            asked.register(reader, select.POLLIN)
+            io.ring.others_wait = lambda: bool(asked.poll(0))
         io.ring.drive()
         yield Rig(io, clock, reader, descriptor)
         io.ring.stop_driving()
@@ -169,16 +171,29 @@ async def test_none_is_made_where_nobody_can_tell_whether_others_ask(descriptor:
         assert [await rig.flush_by_ring() for _ in range(3)] == [True] * 3
 
 
-async def test_none_is_made_where_the_limit_of_descriptors_lets_nobody_look(descriptor: int) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+async def test_another_file_that_is_flushed_says_nothing_of_this_one(descriptor: int, tmp_path: Path) -> None:
+    other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
     async with driven(descriptor) as rig:
         await rig.flush_by_ring()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
-        try:
-            assert await rig.flush_by_ring()
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        assert not await rig.flush_by_ring()
+        await rig.went_by_ring(rig.io.write(descriptor, 0, bytes(LITTLE_BYTES + 1), durable=False))
+        assert not await rig.went_by_ring(rig.io.fsync(other, datasync=True))
+        assert [await rig.flush_by_ring() for _ in range(2)] == [True, False]
+    os.close(other)
+
+
+async def test_what_fails_in_passing_is_tried_again_by_the_ring(
+    descriptor: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOMEM, "of the test")
+
+    async with driven(descriptor) as rig:
+        await rig.flush_by_ring()
+        monkeypatch.setattr(os, "fdatasync", fail)
+        assert await rig.flush_by_ring()
+        monkeypatch.setattr(os, "pwritev", fail)
+        assert await rig.went_by_ring(rig.io.write(descriptor, 0, b"data", durable=True))
+    assert os.pread(descriptor, 10, 0) == b"data"
 
 
 async def test_a_task_of_its_own_waits_for_the_ring(descriptor: int) -> None:

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from benchfs_core.chunks.io import ChunkIO
+from benchfs_core.errors import VolumeError, VolumeReadOnly
 from benchfs_core.filesystem import FileSystem
 from benchfs_core.types import ROOT_INODE, AttributeChange, InodeId, SyncMode
 from tests.support.faults import FaultPlan, FaultyIO
@@ -56,6 +57,20 @@ async def test_who_tells_the_times_of_a_write_need_not_wait_for_the_blocks_but_w
             await tell(fs, made.inode, made.ctime_ns + 1)
         assert (await fs.getattr(made.inode)).blocks == 16
         await fs.release(handle)
+
+
+async def test_times_that_could_not_be_stored_any_more_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(VolumeError, match="not everything could be brought to disk"):  # noqa: PT012 - the whole block is what ends so
+        async with open_test_volume(tmp_path / "v", SyncMode.FSYNC) as volume:
+            fs = volume.filesystem
+            handle, made = await fs.create(ROOT_INODE, b"f", 0o600, OWNER)
+            await fs.write(handle, 0, b"x", keep_times=True)
+            await tell(fs, made.inode, made.ctime_ns + 1)
+            volume.database.fail("of the test")
+            await tell(fs, made.inode, made.ctime_ns + 1)  # as they are known
+            with pytest.raises(VolumeReadOnly):
+                await tell(fs, made.inode, made.ctime_ns + 2)
+            await fs.release(handle)
 
 
 @pytest.mark.parametrize("inline_bytes", [0, 4096])
