@@ -13,8 +13,8 @@ import json
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,11 +135,19 @@ async def serve(request: Request, ready: Callable[[str], None]) -> None:
     """
     check_mount_point(request.source, request.mount_point, memory=request.options.volume.store is StoreKind.MEMORY)
     progress = _Progress()
-    with closing(KernelClock()) as clock:  # with a write-back cache the kernel dates part of what happens
-        clocks = Clocks(now_ns=clock.now_ns) if request.options.volume.sync is SyncMode.FSYNC else Clocks()
+    with _clocks(request.options.volume.sync) as clocks:
         await _serve(request, ready, progress, clocks)
     progress.unregister()
     log.info("%s: unmounted, everything is on disk", request.mount_point)
+
+
+@contextmanager
+def _clocks(sync: SyncMode) -> Iterator[Clocks]:
+    if sync is not SyncMode.FSYNC:
+        yield Clocks()
+        return
+    with closing(KernelClock()) as clock:  # with a write-back cache the kernel dates part of what happens
+        yield Clocks(now_ns=clock.now_ns)
 
 
 async def _serve(request: Request, ready: Callable[[str], None], progress: _Progress, clocks: Clocks) -> None:
