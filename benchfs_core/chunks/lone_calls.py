@@ -21,6 +21,7 @@ LITTLE_BYTES = 256 << 10
 """More than that written to a file takes long to flush, and that goes through the ring."""
 
 RESPITE_NS = 50_000_000
+"""For so long after somebody had to wait for one there is no other."""
 
 
 class LoneCalls:

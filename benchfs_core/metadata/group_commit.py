@@ -37,8 +37,8 @@ _WAL_FOR_DELETING_BYTES = 8 * 1024 * 1024
 """The last part of the reserve, kept for changes that free space."""
 
 _TRANSACTION_BYTES = 4 * 1024 * 1024
-"""A transaction about this large is committed before more is changed: all of it must fit into the reserve. It is not
-flushed for that; whoever needs it durable sees to it."""
+"""A transaction about this large is committed before more is changed: all of it must fit into the reserve. It is
+flushed when somebody needs it durable, or where the WAL checkpoint lags behind."""
 
 _NUMBERS_IN_HAND = 64
 """Below this many numbers a change waits for more: one change takes at most a few."""
@@ -77,6 +77,7 @@ class GroupCommit:
         self._gate: trio.Event | None = None
         self._no_space: str | None = None
         self._has_much_to_flush = False
+        """Whether large transactions were committed since the last flush."""
         self.wal_is_long = trio.Event()
         """Set when a WAL checkpoint is due."""
 
@@ -98,8 +99,8 @@ class GroupCommit:
     async def writable(self, *, frees: bool = False) -> None:
         """Wait until a change may be made; then the caller makes it before its next checkpoint.
 
-        A checkpoint only if it must wait: for a WAL checkpoint to catch up, for a large transaction to be committed
-        while the WAL is long, or for numbers. One that is committed while it is not is not durable by that.
+        A checkpoint only if it must wait: for a WAL checkpoint to catch up, for a large transaction to become durable
+        where that lags behind, or for numbers. Elsewhere a large transaction is committed here and not durable by that.
 
         Args:
             frees: the change frees space, and may use what is reserved for such.

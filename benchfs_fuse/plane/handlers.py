@@ -357,6 +357,7 @@ _CHANGING = frozenset(
 """Requests that change the inode they name: entries of a directory, or what decides whether listing moves its atime."""
 _NOW = SetattrField.ATIME_NOW | SetattrField.MTIME_NOW
 _FIELDS = ~SetattrField.FH & ~SetattrField.LOCKOWNER & (1 << 12) - 1
+"""All but by whom it is asked."""
 _TELLING = ~SetattrField.CTIME & _FIELDS
 """Fields that say what a SETATTR is for."""
 _KEPT = SetattrField.MTIME | SetattrField.CTIME

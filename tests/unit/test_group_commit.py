@@ -277,6 +277,21 @@ async def test_what_was_committed_for_its_size_alone_is_flushed_for_who_waits(me
     assert metadata.wal.ended == flushes + 1
 
 
+async def test_much_that_is_to_be_flushed_is_not_flushed_in_the_turn_of_who_needs_it(metadata: Metadata) -> None:
+    """A turn without a checkpoint is where flushes are made on the event loop (``LoneCalls``)."""
+    await metadata.make()
+    inode = metadata.manager.lookup(ROOT_INODE, b"%d" % metadata.made).inode
+    for number, begun_at_once in ((1, 1), (100, 0)):
+        await metadata.commit.commit()
+        for _ in range(number):
+            await metadata.commit.writable()
+            metadata.manager.xattrs.set(inode, b"user.a", os.urandom(60_000), 1)
+        flushes, work = metadata.wal.begun, metadata.commit.commit()
+        work.send(None)
+        assert metadata.wal.begun - flushes == begun_at_once
+        work.close()
+
+
 async def test_numbers_are_handed_out_below_a_durable_limit_only(metadata: Metadata) -> None:
     await metadata.commit.writable()
     high = metadata.database.first_row("SELECT high FROM number")[0]
