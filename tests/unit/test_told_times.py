@@ -59,6 +59,19 @@ async def test_who_tells_the_times_of_a_write_need_not_wait_for_the_blocks_but_w
         await fs.release(handle)
 
 
+async def test_who_sets_times_to_what_they_are_is_told_the_blocks_of_now(tmp_path: Path) -> None:
+    async with open_test_volume(tmp_path / "v", SyncMode.FSYNC, inline_bytes=0) as volume:
+        fs = volume.filesystem
+        handle, made = await fs.create(ROOT_INODE, b"f", 0o600, OWNER)
+        await fs.write(handle, 0, bytes(8192), keep_times=True)
+        change = AttributeChange(ctime_ns=made.ctime_ns, mtime_ns=made.mtime_ns)
+        assert (await fs.setattr(made.inode, change, late_times=True)).blocks == 16
+        assert fs.attribute_changes.tell(made.inode, change, by_writer=False) is not None
+        await fs.write(handle, 8192, bytes(4096), keep_times=True)
+        assert fs.attribute_changes.tell(made.inode, change, by_writer=False) is None
+        await fs.release(handle)
+
+
 async def test_times_that_could_not_be_stored_any_more_are_refused(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match="not everything could be brought to disk"):  # noqa: PT012 - the whole block is what ends so
         async with open_test_volume(tmp_path / "v", SyncMode.FSYNC) as volume:
