@@ -258,9 +258,10 @@ class FileSystem:
 
     async def read(self, handle: HandleId, offset: int, length: int) -> Buffer:
         """Up to ``length`` bytes from ``offset``, fewer only at the end of the file (pread(2))."""
-        node = self._open_files.file(handle).node
+        file = self._open_files.file(handle)
+        node = file.node
         data = await self._file_io.read(node, offset, length)
-        if self.reading_moves_atime(handle):
+        if not file.noatime and self.access_times.move_with(node):
             node.atime_ns = self._now_ns()
             node.times_moved = True
         return data
@@ -268,9 +269,7 @@ class FileSystem:
     def reading_moves_atime(self, handle: HandleId) -> bool:
         """Whether the next read would; a front end that answers reads from a cache must then let it come here."""
         file = self._open_files.file(handle)
-        if file.noatime:
-            return False
-        return self.access_times.move_with(file.node)
+        return not file.noatime and self.access_times.move_with(file.node)
 
     async def write(
         self,

@@ -99,7 +99,7 @@ OPTIONS = (
     Option("acl", "", "off", "POSIX ACLs (noacl: refuse them); needs fusermount3"),
     Option("fsname", "NAME", "SOURCE", "the source that mount(8) and df(1) show"),
     Option("commit", "SECONDS", "1", "time between commits of metadata that nobody asked to be flushed"),
-    Option("plane", "auto|ring|pyfuse3", "auto", "how requests come: through the ring, if that works, or pyfuse3"),
+    Option("plane", "auto|ring|pyfuse3", "auto", "how requests come: beside the ring, if that works, or by pyfuse3"),
     Option("queue_depth", "N", "128", "most chunk requests under way at once"),
     Option("max_handles", "N", "1024", "most chunk files open at once"),
     Option("log", "stderr|syslog|FILE", "SOURCE/benchfs.log", "where messages go (foreground: stderr)"),

@@ -21,7 +21,7 @@ from typing import TypeVar
 import trio
 
 from benchfs_core.chunks.counts import IOCounts
-from benchfs_core.chunks.direct import DirectIO
+from benchfs_core.chunks.direct import DIRECT_BYTES, DirectIO
 from benchfs_core.chunks.gate import Gate
 from benchfs_core.chunks.lone_calls import LITTLE_BYTES, LoneCalls
 from benchfs_core.chunks.page_cache import WRITE_BYTES, PageCache
@@ -106,7 +106,7 @@ class RingIO:
         self.counts.reads += 1
         if self._cache is not None and (cached := self._cache.read(descriptor, offset, length)) is not None:
             return cached
-        if (found := await self.direct.read(descriptor, offset, length)) is None:
+        if length < DIRECT_BYTES or (found := await self.direct.read(descriptor, offset, length)) is None:
             return await self._ring.read(descriptor, offset, length)
         buffer, done = found
         if done == length:

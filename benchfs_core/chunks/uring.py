@@ -73,7 +73,7 @@ class RingDriver(Protocol):
         ...
 
     def prepare_read(self, user_data: int, descriptor: int, offset: int, buffer: bytearray) -> bool:
-        """Queue preadv2(2) into the whole of ``buffer``, which is not resized before the completion."""
+        """Queue pread(2) into the whole of ``buffer``, which is not resized before the completion."""
         ...
 
     def prepare_write(self, user_data: int, descriptor: int, offset: int, data: Plain, rw_flags: int) -> bool:
@@ -116,6 +116,7 @@ class UringDriver:
         "_get_sqe",
         "_iovec",
         "_kept",
+        "_prep_read",
         "_prep_readv",
         "_prep_writev",
         "_ring",
@@ -138,6 +139,7 @@ class UringDriver:
         # One function call each on the path of every request: the lookups in the package are saved.
         self._get_sqe: Callable[..., Any] = _liburing.io_uring_get_sqe
         self._cq_ready: Callable[..., int] = _liburing.io_uring_cq_ready
+        self._prep_read: Callable[..., None] = _liburing.io_uring_prep_read
         self._prep_readv: Callable[..., None] = _liburing.io_uring_prep_readv
         self._prep_writev: Callable[..., None] = _liburing.io_uring_prep_writev
         self._iovec: Callable[..., Any] = _liburing.Iovec
@@ -159,20 +161,19 @@ class UringDriver:
         """Queue a read; see ``RingDriver``."""
         if not isinstance(buffer, bytearray):
             raise TypeError(f"cannot read into a {type(buffer).__name__}")
-        iovec = self._iovec([buffer])  # before the entry is taken: an entry cannot be given back
         sqe = self._get_sqe(self._ring)
         if sqe is None:
             return False
-        self._prep_readv(sqe, descriptor, iovec, offset, 0)
+        self._prep_read(sqe, descriptor, buffer, offset)
         sqe.user_data = user_data
-        self._kept[user_data] = (iovec, buffer)
+        self._kept[user_data] = (None, buffer)
         return True
 
     def prepare_write(self, user_data: int, descriptor: int, offset: int, data: Plain, rw_flags: int) -> bool:
         """Queue a write; see ``RingDriver``."""
         if not isinstance(data, bytes | bytearray):
             raise TypeError(f"cannot write a {type(data).__name__}")
-        iovec = self._iovec([data])
+        iovec = self._iovec([data])  # before the entry is taken: an entry cannot be given back
         sqe = self._get_sqe(self._ring)
         if sqe is None:
             return False

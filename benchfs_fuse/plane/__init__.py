@@ -1,1 +1,1 @@
-"""The plane: FUSE requests taken from /dev/fuse, answered and replied to through the ring that does the chunk I/O."""
+"""The plane: FUSE requests taken from /dev/fuse and answered by who drives the ring of the chunk I/O."""

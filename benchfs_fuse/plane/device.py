@@ -1,6 +1,7 @@
-"""``Device``: /dev/fuse read and written, through the ring or, while requests come one by one, past it (``take``).
+"""``Device``: /dev/fuse read and written.
 
-Requests in, each in the buffers of a slot; replies out.
+Requests in, each in the buffers of a slot; replies out. Both pass by the ring: a system call costs less than to queue
+an entry, and to take its completion, in Python. A read in the ring is only what wakes the event loop when it sleeps.
 
 Imports the core's ring, ``protocol`` and ``replies``. Invariants: a slot's buffers are the kernel's until its read is
 done, then its taker's until ``give_back``; at most ``MAX_SLOTS`` exist, so at most that many requests are here that
@@ -28,17 +29,12 @@ from benchfs_fuse.plane.protocol import MAX_WRITE_BYTES, WRITE_HEAD_BYTES
 
 log = logging.getLogger(__name__)
 
-MAX_READS = 8
-"""Most reads of the device outstanding at once: so many requests arrive by one call into the kernel.
-
-One request wakes them all, and all but one in vain, so there are no more than requests came lately (``arrived_by``).
-"""
+MAX_TAKEN = 8
+"""Most requests that are taken before the first of them is run."""
 
 _PROBE_AFTER = 17
-"""After so many requests that were taken one by one, it is looked whether more are there. A prime, so that it is looked
-at every place among those that keep coming together."""
-_QUEUE = 4
-"""So many requests at once go through the ring; fewer are taken past it one after the other."""
+"""After so many requests that came one by one, it is looked whether more are there. A prime, so that it is looked at
+every place among those that keep coming together."""
 
 PROMPT_NS, DISK_NS = 50_000, 100_000
 """Requests that keep coming within this time are looked for again and again, without sleeping, and so is what the disk
@@ -50,7 +46,7 @@ PATIENCE_MS = 1
 """How long to wait in poll(2) for the next request after one that came alone, before the event loop is asked."""
 
 MAX_SLOTS = 16
-"""Most slots. More than ``MAX_READS`` are there only while large writes are under way, each from a slot's buffer."""
+"""Most slots. More than ``MAX_TAKEN`` are there only while large writes are under way, each from a slot's buffer."""
 
 _JOINED_BYTES = 16 << 10
 """Data up to this length is copied behind its header; longer data is written from where it is."""
@@ -88,18 +84,16 @@ class Device:
         """Requests that nobody has taken."""
         self._slots: list[Slot] = []
         self._free: list[Slot] = []
-        self._reading = 0
-        """Slots whose read is outstanding."""
-        self._wanted = 1
-        """How many are to be; 1: requests come one by one, and are taken past the ring while they do."""
+        self._reading = False
+        """Whether a slot's read is outstanding in the ring."""
         self._listening = False
         """Whether somebody waits for the ring to tell of the next request."""
         self._looks = False
         """Whether to look for what comes next, without sleeping: the last wait was short."""
         self._sleeps_until_ns = 0 if len(os.sched_getaffinity(0)) > 1 else 1 << 63
         """Until when not: never where there is one processor, which who asks needs."""
-        self._alone = 0
-        """Requests since there was last more than one at a time."""
+        self._alone: int | None = 0
+        """How many requests came one by one since it was last looked for more; None: they come several at a time."""
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
         self._poll.register(ring.descriptor, select.POLLIN)
@@ -111,16 +105,11 @@ class Device:
         self.ended = trio.Event()
         """Set when no more requests will come."""
 
-    @property
-    def reads(self) -> int:
-        """How many reads are to be outstanding."""
-        return self._wanted
-
     def listen(self) -> None:
         """See to it that the ring becomes ready when a request arrives. Not a checkpoint."""
         self._listening = True
-        while self._reading < self._wanted and not self.ended.is_set() and (slot := self._unused()) is not None:
-            self._reading += 1
+        if not self._reading and not self.ended.is_set() and (slot := self._unused()) is not None:
+            self._reading = True
             self._ring.post(slot.posted)
 
     def stop_listening(self) -> None:
@@ -144,29 +133,36 @@ class Device:
         except OSError:  # poll(2) itself is subject to limits
             return True
 
-    def take(self) -> bool:
-        """Take the next request past the ring, where they come one by one: blocks little longer than ``PATIENCE_MS``.
+    def take(self, *, patient: bool) -> bool:
+        """Take the requests that are there, up to ``MAX_TAKEN``; one while they come one by one. Not a checkpoint.
+
+        Args:
+            patient: block for the next request or completion, little longer than ``PATIENCE_MS``.
 
         Returns:
             Whether a request came or something in the ring is complete.
         """
-        if self._wanted > 1 or self._reading or self.ended.is_set():
+        if self._reading or self.ended.is_set():
             return False
-        try:
-            ready = self._wait()
-        except OSError:  # poll(2) itself is subject to limits; the ring, which has been set up, is not
-            return False
-        if not ready:
-            return False
-        if ready[0][0] != self._descriptor:
-            return True
+        if patient:
+            try:
+                ready = self._wait()
+            except OSError:  # poll(2) itself is subject to limits; the ring, which has been set up, is not
+                return False
+            if not ready:
+                return False
+            if ready[0][0] != self._descriptor:
+                return True
         if not self._take_one():  # as without a slot: one comes back by way of the ring
             return False
-        self._alone += 1
-        if self._alone >= _PROBE_AFTER:
-            self._alone = 0
-            if all(self._take_one() for _ in range(_QUEUE - 1)):
-                self._wanted = _QUEUE
+        if self._alone is not None:
+            self._alone += 1
+            if self._alone < _PROBE_AFTER:
+                return True
+        taken = 1
+        while taken < MAX_TAKEN and self._take_one():
+            taken += 1
+        self._alone = 0 if taken == 1 else None
         return True
 
     def _wait(self) -> list[tuple[int, int]]:
@@ -206,24 +202,11 @@ class Device:
 
     def give_back(self, slot: Slot) -> None:
         """The request in the slot has been taken, with its data: the next one may be read into it."""
-        if (
-            self._reading < self._wanted and (self._wanted > 1 or self._listening) and not self.ended.is_set()
-        ):  # with one at a time only for who found no slot: the next request is taken past the ring
-            self._reading += 1
+        if self._listening and not self._reading and not self.ended.is_set():  # for who found no slot
+            self._reading = True
             self._ring.post(slot.posted)
         else:
             self._free.append(slot)
-
-    def arrived_by(self, count: int) -> None:
-        """So many requests came by one call into the kernel: adapt to that how many reads are outstanding."""
-        if count > 1:
-            self._alone = 0
-            if not self._reading and self._wanted < MAX_READS:
-                self._wanted *= 2
-        elif self._wanted > 1:
-            self._wanted //= 2
-        if self._wanted > 1:
-            self.listen()
 
     async def stop(self) -> None:
         """Take no more requests; on return the kernel writes to no buffer. Cannot be cancelled."""
@@ -248,9 +231,6 @@ class Device:
 
     def send(self, message: bytes) -> None:
         """Write a whole message. Not a checkpoint."""
-        if self._wanted > 1:
-            self._post(Vectors(message))
-            return
         try:
             result = os.write(self._descriptor, message)
         except OSError as error:
@@ -259,9 +239,6 @@ class Device:
             self._sent((message,), result)
 
     def _send_parts(self, *parts: bytes | bytearray) -> None:
-        if self._wanted > 1:
-            self._post(Vectors(*parts))
-            return
         try:
             result = os.writev(self._descriptor, parts)
         except OSError as error:
@@ -287,7 +264,7 @@ class Device:
         if result <= 0 and not self.ended.is_set() and -result in _AGAIN:
             self._ring.post(slot.posted)
             return
-        self._reading -= 1
+        self._reading = False
         if result > 0:
             slot.length = result
             slot.arrived_ns = self._now_ns()

@@ -60,25 +60,23 @@ class _Hosted:
 
 
 class Source(Protocol[T]):
-    """Where items come from: through the ring, or past it."""
+    """Where items come from: past the ring, which wakes who sleeps."""
 
     arrived: deque[T]
     """What nobody has taken."""
 
-    def arrived_by(self, count: int) -> None:
-        """Told how many items one call into the kernel brought, where it brought any."""
+    def take(self, *, patient: bool) -> bool:
+        """Take what items are there; whether there is something more to do, for an item or in the ring.
 
-    def take(self) -> bool:
-        """Block for a moment until there is something more to do, an item or in the ring; whether there is.
-
-        Asked only while nothing under way has a task, so that nobody else is kept waiting for long.
+        If ``patient``, block for a moment until there is: only while nothing under way has a task, so that nobody else
+        is kept waiting for long.
         """
 
     def listen(self) -> None:
         """See to it that the ring becomes ready when an item arrives, until ``stop_listening``."""
 
     def stop_listening(self) -> None:
-        """Nobody waits for the ring now; where items come past it, ``take`` is asked."""
+        """Nobody waits for the ring now: ``take`` is asked for items."""
 
 
 class Dispatcher(Generic[T]):
@@ -193,9 +191,9 @@ class Dispatcher(Generic[T]):
         deadline_s = time.monotonic() + _TURN_S
         self._source.stop_listening()
         with self._ring.turn():
-            self._pump()
+            self._ring.pump()
             while True:
-                while self._can_run():
+                while self._resumable or (self._fresh and self.under_way < self._max_requests):  # ``_can_run``, inlined
                     if self._resumable:
                         self._aside -= 1
                         stopped = self._step(self._resumable.popleft())
@@ -205,7 +203,7 @@ class Dispatcher(Generic[T]):
                         return stopped, True
                 if time.monotonic() > deadline_s:
                     return None, True
-                if not self._ring.is_quiet and (self._pump() or self._can_run()):
+                if not self._ring.is_quiet and (self._ring.pump() or self._can_run()):
                     continue
                 if self._ring.woke_a_task():
                     return None, True
@@ -217,17 +215,10 @@ class Dispatcher(Generic[T]):
 
     def _will_have_more(self) -> bool:
         """Whether there is something to do after a moment's wait; otherwise the ring will be ready once there is."""
-        if self.under_way == self._aside and self._source.take():
+        if self._source.take(patient=self.under_way == self._aside):
             return True
         self._source.listen()
-        return self._pump() or self._can_run()
-
-    def _pump(self) -> bool:
-        before = len(self._fresh)
-        more = self._ring.pump()
-        if (count := len(self._fresh) - before) > 0:
-            self._source.arrived_by(count)
-        return more
+        return self._ring.pump() or self._can_run()
 
     def _take(self) -> _Hosted | None:
         work = self._begin(self._fresh.popleft())
@@ -278,5 +269,5 @@ class Dispatcher(Generic[T]):
 
     def _ended(self) -> None:
         self.under_way -= 1
-        if not self.under_way:
+        if not self.under_way and self._changed:  # asking is cheap, waking nobody is not
             self._changed.unpark_all()

@@ -93,11 +93,6 @@ class Plane:
         """Set when no more requests will come."""
         return self._device.ended
 
-    @property
-    def device_reads(self) -> int:
-        """How many reads of the device are to be outstanding."""
-        return self._device.reads
-
     def _others_wait(self) -> bool:
         return self._dispatcher.has_others or self._device.is_asked()
 

@@ -15,7 +15,7 @@ import trio.testing
 
 from benchfs_core.chunks.ring import Ring
 from benchfs_core.chunks.uring import io_uring_available
-from benchfs_fuse.plane.device import DISK_NS, MAX_SLOTS, PATIENCE_MS, PROMPT_NS, RESPITE_NS, Device, Slot
+from benchfs_fuse.plane.device import DISK_NS, MAX_SLOTS, MAX_TAKEN, PATIENCE_MS, PROMPT_NS, RESPITE_NS, Device, Slot
 
 pytestmark = pytest.mark.skipif(io_uring_available() is not None, reason=str(io_uring_available()))
 
@@ -28,9 +28,9 @@ async def test_nobody_spins_for_a_request_while_there_is_no_slot_for_it() -> Non
             device = Device(ring, device_end.fileno(), time.monotonic_ns)
             slots = [device._unused() for _ in range(MAX_SLOTS)]
             kernel_end.send(bytes(40))
-            assert not device.take()
+            assert not device.take(patient=True)
             device.give_back(cast("Slot", slots[0]))
-            assert device.take()
+            assert device.take(patient=True)
             assert len(device.arrived) == 1
 
 
@@ -44,7 +44,7 @@ async def test_whether_a_request_waits_is_told_and_supposed_where_nobody_may_loo
             assert not device.is_asked()
             kernel_end.send(bytes(40))
             assert device.is_asked()
-            assert device.take()
+            assert device.take(patient=True)
             assert not device.is_asked()
             resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
             try:
@@ -101,7 +101,7 @@ async def test_a_prompt_request_is_looked_for_without_sleeping(
             device = Device(ring, device_end.fileno(), waits.now_ns)
             device._poll = cast("select.poll", waits)
             for _ in expected:
-                assert device.take()
+                assert device.take(patient=True)
                 device.give_back(device.arrived.popleft())
                 assert waits.asked_ms.count(0) <= PROMPT_NS // 1000
                 waited.append((0 in waits.asked_ms, PATIENCE_MS in waits.asked_ms))
@@ -124,7 +124,7 @@ async def test_what_the_disk_brings_is_looked_for_longer(*, in_flight: bool, loo
             device._poll = cast("select.poll", waits)
             for _ in range(3):
                 waits.asked_ms.clear()
-                assert device.take()
+                assert device.take(patient=True)
                 device.give_back(device.arrived.popleft())
             os.write(writing, b"x")
     assert waits.asked_ms == [0] * (looks_ns // 1000) + [PATIENCE_MS]
@@ -132,20 +132,42 @@ async def test_what_the_disk_brings_is_looked_for_longer(*, in_flight: bool, loo
     os.close(writing)
 
 
-@pytest.mark.parametrize(("at_once", "reads"), [(3, 1), (4, 4)])
-async def test_few_requests_at_once_pass_by_the_ring_and_more_go_through_it(at_once: int, reads: int) -> None:
+async def test_requests_are_taken_one_by_one_or_several_at_once_as_they_come() -> None:
+    """When they came one by one for a while it is looked for more, and while there are more, always."""
     kernel_end, device_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with kernel_end, device_end:
         device_end.setblocking(False)
         async with Ring.open(4) as ring:
             device = Device(ring, device_end.fileno(), time.monotonic_ns)
-            for _ in range(100):
-                for _ in range(at_once):
+
+            def takes(count: int) -> list[int]:
+                """How many requests each call takes when so many come at once."""
+                for _ in range(count):
                     kernel_end.send(bytes(40))
-                while len(device.arrived) < at_once:
-                    assert device.take()
-                if device.reads > 1:
-                    break
-                while device.arrived:
-                    device.give_back(device.arrived.popleft())
-            assert device.reads == reads
+                taken: list[int] = []
+                while sum(taken) < count:
+                    assert device.take(patient=True)
+                    taken.append(len(device.arrived))
+                    while device.arrived:
+                        device.give_back(device.arrived.popleft())
+                return taken
+
+            assert takes(3) == [1, 1, 1]
+            assert [len(takes(1)) for _ in range(13)] == [1] * 13
+            assert takes(3) == [3]
+            assert takes(MAX_TAKEN + 1) == [MAX_TAKEN, 1]
+            assert takes(3) == [1, 1, 1]
+
+
+async def test_who_must_not_wait_takes_what_is_there() -> None:
+    kernel_end, device_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with kernel_end, device_end:
+        device_end.setblocking(False)
+        async with Ring.open(4) as ring:
+            waits = Waits(kernel_end, device_end, [])
+            device = Device(ring, device_end.fileno(), waits.now_ns)
+            device._poll = cast("select.poll", waits)
+            assert not device.take(patient=False)
+            kernel_end.send(bytes(40))
+            assert device.take(patient=False)
+            assert not waits.asked_ms

@@ -21,10 +21,7 @@ class Given:
     def __init__(self, *items: str) -> None:
         self.arrived = deque(items)
 
-    def arrived_by(self, count: int) -> None:
-        raise AssertionError(f"{count} items from nowhere")
-
-    def take(self) -> bool:
+    def take(self, *, patient: bool) -> bool:
         return False
 
     def listen(self) -> None:

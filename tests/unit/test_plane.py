@@ -23,7 +23,6 @@ from benchfs_core.profile import Profile
 from benchfs_core.types import InodeId, StoreKind, SyncMode
 from benchfs_core.volume import Volume, open_volume
 from benchfs_fuse.plane import forward, protocol, replies
-from benchfs_fuse.plane.device import MAX_READS
 from benchfs_fuse.plane.handlers import Handlers
 from benchfs_fuse.plane.listings import Listings
 from benchfs_fuse.plane.plane import MAX_REQUESTS, Plane
@@ -186,38 +185,28 @@ async def test_large_writes_at_once_do_not_mix(volume: Volume) -> None:
             assert await at.kernel.ask(Opcode.READ, body, inode) == part
 
 
-async def test_as_many_reads_are_outstanding_as_requests_come_at_once(in_memory: Volume) -> None:
-    async with serving(in_memory) as at:
-        most = 0
-        with trio.fail_after(60):  # how many arrive by one call is the scheduler's matter
-            while most < MAX_READS:
-                for _ in range(32):
-                    at.kernel.send(Opcode.STATFS)
-                for _ in range(32):
-                    assert (await at.kernel.answer())[1] == 0
-                    most = max(most, at.plane.device_reads)
-            assert most == MAX_READS
-            while at.plane.device_reads > 2:
-                await at.kernel.ask(Opcode.STATFS)
-                await wait_all_tasks_blocked()
-
-
-async def test_requests_that_come_one_by_one_pass_by_the_ring(in_memory: Volume) -> None:
+@pytest.mark.parametrize("at_once", [1, 16])
+async def test_requests_pass_by_the_ring(in_memory: Volume, at_once: int) -> None:
     """Counted in calls into the kernel for the ring: one for a while, not two for each request."""
     driver = FaultyDriver(UringDriver(128), FaultPlan(0, ()))
     async with serving(in_memory, driver) as at:
 
-        def ask_one_by_one() -> None:
+        def ask() -> None:
             with socket.socket(fileno=os.dup(at.kernel.end.fileno())) as end:
                 end.setblocking(True)
-                for unique in range(2, 1002, 2):
-                    end.send(IN_HEADER.pack(IN_HEADER.size, Opcode.STATFS, unique, 1, 0, 0, 0, 0, 0))
-                    assert struct.unpack_from("<IiQ", end.recv(BUFFER_BYTES))[1:] == (0, unique)
+                for first in range(2, 1602, 2 * at_once):
+                    uniques = set(range(first, first + 2 * at_once, 2))
+                    for unique in uniques:
+                        end.send(IN_HEADER.pack(IN_HEADER.size, Opcode.STATFS, unique, 1, 0, 0, 0, 0, 0))
+                    while uniques:
+                        error, unique = struct.unpack_from("<IiQ", end.recv(BUFFER_BYTES))[1:]
+                        assert not error
+                        uniques.remove(unique)
 
         before = driver.enter_count
-        await trio.to_thread.run_sync(ask_one_by_one)
-        assert driver.enter_count - before < 250
-    assert at.profile.counts() == {"statfs": 500}
+        await trio.to_thread.run_sync(ask)
+        assert driver.enter_count - before < (400 if at_once == 1 else 100)
+    assert at.profile.counts() == {"statfs": 800}
 
 
 async def test_errors_have_their_errno(in_memory: Volume) -> None:
