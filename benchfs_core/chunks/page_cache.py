@@ -3,7 +3,7 @@
 Imports os, time, ``buffers``, ``meter``, ``types``; never awaits. A system call for a cached page takes 1 µs, by the
 ring several times that, and a buffered write on ext4 always goes to a worker of the kernel's there. Invariants: a
 read never waits for a disk (``RWF_NOWAIT``); a write may, where the filesystem below holds writers up, and then there
-is none for ``_PAUSE_S``, so that the event loop is held up by one such write at most in that time.
+is none for ``_PAUSES`` times as long, so that the event loop is held up by such writes for a small part of its time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WRITE_BYTES = 64 << 10
 """Longer writes go through the ring: copying them is work that another core may do."""
 
 _SLOW_S = 0.001
-_PAUSE_S = 0.1
+_PAUSES = 10
 _MOST_SKIPPED = 32
 """Most reads that are not even tried after one that was not cached."""
 
@@ -80,6 +80,6 @@ class PageCache:
             with self._meter.part(Part.DISK):
                 done = os.pwritev(descriptor, [data], offset, 0)
         ended_s = self._now_s()
-        if ended_s - begun_s > _SLOW_S:
-            self._no_write_before_s = ended_s + _PAUSE_S
+        if (took_s := ended_s - begun_s) > _SLOW_S:
+            self._no_write_before_s = ended_s + _PAUSES * took_s
         return done
