@@ -57,7 +57,7 @@ class LostData:
 
         A write that a failure came in between of may be part of what was lost.
         """
-        if failures != self.failures:
+        if failures != self.failures or not self._ranges:
             return
         left: list[tuple[int, int]] = []
         for low, high in self._ranges:
