@@ -18,11 +18,7 @@ from collections.abc import Callable, Iterator
 from benchfs_core.access_times import AccessTimes
 from benchfs_core.attribute_changes import AttributeChanges, check_regular
 from benchfs_core.changes import Changes
-from benchfs_core.errors import (
-    InvalidArgument,
-    NotADirectory,
-    VolumeReadOnly,
-)
+from benchfs_core.errors import InvalidArgument, NotADirectory, VolumeReadOnly
 from benchfs_core.extended_attributes import ExtendedAttributes
 from benchfs_core.file_io import FileIO
 from benchfs_core.flags import PROTECTING, check_opening, check_writing
@@ -324,11 +320,11 @@ class FileSystem:
 
     # Directories
 
-    async def opendir(self, inode: InodeId) -> HandleId:
-        """Open a directory. NotADirectory."""
+    async def opendir(self, inode: InodeId, *, noatime: bool = False) -> HandleId:
+        """Open a directory; with ``noatime`` listing it moves no atime (open(2), O_NOATIME). NotADirectory."""
         if not stat.S_ISDIR(self._metadata.get(inode).mode):
             raise NotADirectory(f"inode {inode}")
-        return self._open_files.add_directory(inode)
+        return self._open_files.add_directory(inode, noatime=noatime)
 
     async def readdir(self, handle: HandleId, after_cookie: int) -> Iterator[DirectoryEntry]:
         """Entries after ``after_cookie`` (0: all), without `.` and `..`; take them before the next checkpoint.
@@ -337,8 +333,9 @@ class FileSystem:
         Entries are not counted: ``remember`` those that were passed on.
         """
         directory = self._open_files.directory(handle)
-        await self.access_times.read(directory)
-        return self._entries(directory, after_cookie)
+        if not directory.noatime:
+            await self.access_times.read(directory.inode)
+        return self._entries(directory.inode, after_cookie)
 
     def remember(self, inode: InodeId) -> None:
         """Count an inode once more, as ``lookup`` does."""
@@ -346,7 +343,7 @@ class FileSystem:
 
     async def directory_and_parent(self, handle: HandleId) -> tuple[InodeId, InodeId]:
         """What `.` and `..` of an open directory are."""
-        directory = self._open_files.directory(handle)
+        directory = self._open_files.directory(handle).inode
         return directory, self._metadata.parent(directory)
 
     async def releasedir(self, handle: HandleId) -> None:

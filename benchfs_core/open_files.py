@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from benchfs_core.errors import BadHandle
 from benchfs_core.flags import APPEND
 from benchfs_core.inodes import ActiveInode
 from benchfs_core.types import HandleId, InodeId
+
+
+class OpenDirectory(NamedTuple):
+    """What the handle of a directory stands for."""
+
+    inode: InodeId
+    noatime: bool
+    """Whether listing it moves no atime."""
 
 
 @dataclass(slots=True)
@@ -36,7 +45,7 @@ class OpenFiles:
     def __init__(self) -> None:
         self._numbers = (HandleId(number) for number in itertools.count(1))
         self._files: dict[HandleId, OpenFile] = {}
-        self._directories: dict[HandleId, InodeId] = {}
+        self._directories: dict[HandleId, OpenDirectory] = {}
 
     def __len__(self) -> int:
         return len(self._files) + len(self._directories)
@@ -50,10 +59,10 @@ class OpenFiles:
         node.writer_count += writes
         return handle
 
-    def add_directory(self, inode: InodeId) -> HandleId:
+    def add_directory(self, inode: InodeId, *, noatime: bool) -> HandleId:
         """A new handle of a directory."""
         handle = next(self._numbers)
-        self._directories[handle] = inode
+        self._directories[handle] = OpenDirectory(inode, noatime)
         return handle
 
     def file(self, handle: HandleId) -> OpenFile:
@@ -63,12 +72,12 @@ class OpenFiles:
             raise BadHandle(f"file handle {handle}")
         return file
 
-    def directory(self, handle: HandleId) -> InodeId:
-        """The directory that a handle stands for. BadHandle."""
-        inode = self._directories.get(handle)
-        if inode is None:
+    def directory(self, handle: HandleId) -> OpenDirectory:
+        """What the handle of a directory stands for. BadHandle."""
+        directory = self._directories.get(handle)
+        if directory is None:
             raise BadHandle(f"directory handle {handle}")
-        return inode
+        return directory
 
     def drop_file(self, handle: HandleId) -> ActiveInode:
         """Close a file; return it. BadHandle."""

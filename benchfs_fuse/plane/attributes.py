@@ -1,7 +1,8 @@
 """Handlers of what pyfuse3 has none for: O_TMPFILE, when an inode was made (STATX), and flags of inodes (IOCTL).
 
-Imports ``protocol``, ``replies``, ``answering``, ``requests`` and the core. Invariants as in ``handlers``, which takes
-these in; flags are set only where the kernel has seen to it that the caller may.
+Imports ``protocol``, ``replies``, ``answering``, ``listings``, ``requests`` and the core. Invariants as in
+``handlers``, which takes these in; flags are set only where the kernel has seen to it that the caller may, and has the
+inode locked.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from benchfs_core.filesystem import FileSystem
 from benchfs_core.types import InodeId
 from benchfs_fuse.plane import protocol, replies
 from benchfs_fuse.plane.answering import Handler, Refused, Reply, caller_of, not_connected
+from benchfs_fuse.plane.listings import Listings
 from benchfs_fuse.plane.protocol import Opcode, ProtocolError, Request, fixed
 from benchfs_fuse.requests import Requests
 
@@ -32,9 +34,10 @@ _XFLAGS = {flags.IMMUTABLE: 0x8, flags.APPEND: 0x10, flags.NOATIME: 0x40, flags.
 class AttributeHandlers:
     """Some handlers of one mount, by opcode."""
 
-    def __init__(self, filesystem: FileSystem, requests: Requests) -> None:
+    def __init__(self, filesystem: FileSystem, requests: Requests, listings: Listings) -> None:
         self._fs = filesystem
         self._requests = requests
+        self._listings = listings
         self._tell: Callable[[bytes], None] = not_connected
         self.table: dict[Opcode, Handler] = {
             Opcode.TMPFILE: self.tmpfile,
@@ -82,6 +85,7 @@ class AttributeHandlers:
             xflags = sum(xflag for flag, xflag in _XFLAGS.items() if found & flag)
             return replies.ioctl_out(_FSXATTR.pack(xflags, 0, 0, 0, 0))
         await self._fs.flags.set(inode, _FLAGS.unpack(data)[0] if command == FS_IOC_SETFLAGS else _flags_of(data))
+        self._listings.changed(inode)  # the next one may have to move atime
         self._tell(replies.attributes_changed(inode))  # ctime has moved, which the kernel does not expect of an ioctl
         return replies.ioctl_out()
 

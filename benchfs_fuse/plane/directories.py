@@ -6,6 +6,8 @@ Imports ``protocol``, ``replies``, ``answering``, ``listings``, ``requests`` and
 
 from __future__ import annotations
 
+import os
+
 from benchfs_core.filesystem import FileSystem
 from benchfs_core.types import HandleId, InodeId
 from benchfs_fuse.plane import protocol, replies
@@ -33,12 +35,15 @@ class DirectoryHandlers:
         }
 
     async def opendir(self, request: Request) -> Reply:
-        """OPENDIR. What is listed is kept by the kernel, unless listing moves atime."""
-        fixed(protocol.OPEN_IN, request.body)
-        inode = InodeId(request.inode)
-        handle = await self._fs.opendir(inode)
-        keeps = 0 if self._fs.access_times.move_with_reading(inode) else replies.KEEP_CACHE | replies.CACHE_DIR
-        return replies.open_out(handle, keeps)
+        """OPENDIR. What is listed is kept by the kernel, unless listing moves atime.
+
+        Nor is what is listed with O_NOATIME: others would be answered from that, and not move atime when they must.
+        """
+        flags, _ = fixed(protocol.OPEN_IN, request.body)
+        inode, noatime = InodeId(request.inode), bool(flags & os.O_NOATIME)
+        handle = await self._fs.opendir(inode, noatime=noatime)
+        keeps = not noatime and not self._fs.access_times.move_with_reading(inode)
+        return replies.open_out(handle, replies.KEEP_CACHE | replies.CACHE_DIR if keeps else 0)
 
     async def readdir(self, request: Request) -> Reply:
         """READDIR, and READDIRPLUS: entries with their attributes, which saves the kernel a lookup each."""

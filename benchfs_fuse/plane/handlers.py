@@ -52,8 +52,8 @@ class Handlers:
         self._keep_times = writeback_cache
         self._now_ns = now_ns
         self._removals = Removals() if removals is None else removals
-        self._attributes = AttributeHandlers(filesystem, self._requests)
         self._listings = Listings() if listings is None else listings
+        self._attributes = AttributeHandlers(filesystem, self._requests, self._listings)
         self._directories = DirectoryHandlers(filesystem, self._requests, self._listings)
         changing = self._listings.changing
         self.table: dict[int, tuple[str, Handler]] = {

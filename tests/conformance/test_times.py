@@ -73,6 +73,12 @@ def _read_uncached(descriptor: int) -> None:
     os.read(descriptor, 10)
 
 
+def _list_without_atime(name: str) -> None:
+    descriptor = os.open(name, RDONLY | os.O_NOATIME)
+    assert os.listdir(descriptor)
+    os.close(descriptor)
+
+
 def _attempt(number: int, action: Callable[[], object]) -> Callable[[], None]:
     return lambda: fails(number, action)
 
@@ -131,6 +137,7 @@ CASES = {
     "reading what is not cached": Case("d: d/file:a", descriptor_of(RDONLY, _read_uncached)),
     "reading with O_NOATIME": Case("d/file:", descriptor_of(RDONLY | os.O_NOATIME, lambda fd: os.read(fd, 10))),
     "listing": Case("d:a", lambda: os.listdir("d")),
+    "listing with O_NOATIME": Case("d:", lambda: _list_without_atime("d")),
     "readlink": Case("d: d/symlink:a", lambda: os.readlink("d/symlink")),
     "following a symlink": Case("d/symlink:a d/file:", lambda: os.stat("d/symlink")),
     "a failing mkdir": Case("d: d/dir:", _attempt(17, lambda: os.mkdir("d/dir"))),

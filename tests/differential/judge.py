@@ -35,8 +35,7 @@ class Calendar:
             start_ns: when it began.
             end_ns: when it ended.
             reads: it reads regular files' data, maybe from the page cache.
-            fills: it may move an atime on ours alone: the kernel reads a page in order to write a part of it, or a
-                directory was opened with O_NOATIME.
+            fills: it may move a file's atime on ours alone: the kernel reads a page in order to write a part of it.
         """
         assert not self._ends or start_ns > self._ends[-1] - 10**9, "the clock was set back"
         self._starts.append(start_ns)
@@ -140,8 +139,6 @@ class Judge:
             yield f"{mounted.blocks} blocks on BenchFS for {native.size} bytes"
 
     def _may_differ_in_atime(self, native: Status, mounted: Status) -> bool:
-        if stat.S_ISDIR(native.mode):
-            return self.calendar.is_fill(mounted.atime_ns)
         return stat.S_ISREG(native.mode) and (
             self.calendar.is_read(native.atime_ns) or self.calendar.is_fill(mounted.atime_ns)
         )

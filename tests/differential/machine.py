@@ -13,8 +13,6 @@ number of blocks             | allocation differs, and of what a truncate cut of
 blocks of files held open    | in sync=fsync only: the kernel holds written data, and we have no blocks for it yet
 atime of a regular file,     | the kernel answers reads from its page cache without telling a FUSE filesystem, so only
  if a read moved it on ext4  | the first after an open need move it; a move that ext4 does not make is a difference
-atime of a directory that is | pyfuse3 does not say how a directory was opened, so that O_NOATIME is not known: listing
- listed through a descriptor | it through a descriptor held open may move it
 atime of a regular file,     | in sync=fsync only: the kernel reads a page to write a part of it, and such reads look
  if a write moved it on ours | like any other
 setgid without execution for | Linux drops it too when a user outside the group writes, but the kernel does not ask FUSE

@@ -64,8 +64,7 @@ class Steps(RuleBasedStateMachine):
         native, mounted = step.outcomes
         shown = ", ".join(map(short, arguments))
         self.log.append(f"{number}: uid {user.uid} umask {self.umask:o} {name}({shown}): {native.error or 'done'}")
-        doubtful = self.fills(name) or name == "fgetdents"
-        self.judge.calendar.add(step.start_ns, step.end_ns, reads=name in READS, fills=doubtful)
+        self.judge.calendar.add(step.start_ns, step.end_ns, reads=name in READS, fills=self.fills(name))
         if name == "copy_file_range":
             self.judge.copied.add(step.inode)
         elif name == "fallocate":

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchfs_core.chunks.uring import io_uring_available
-from tests.differential.calls import RENAME_EXCHANGE, entries, part, renameat2
+from tests.differential.calls import NODUMP, RENAME_EXCHANGE, entries, part, renameat2, set_flags
 from tests.support.mounting import BENCHFS, MountedVolume, Volumes, run
 
 pytestmark = [
@@ -189,6 +189,7 @@ ASKS: dict[str, Callable[[Path], None]] = {
     "times": lambda top: os.utime(top, ns=(10**18, 10**18)),
     "xattr": lambda top: os.setxattr(top, "user.name", b"value"),
     "entry": lambda top: (top / "new").touch(),
+    "flags": lambda top: set_flags(os.fsencode(top), NODUMP),
 }
 
 
@@ -215,6 +216,28 @@ def test_listing_through_an_old_handle_moves_atime_where_a_change_asks_for_it(
         part(handle, 512)
     finally:
         os.close(handle)
+    assert top.stat().st_atime_ns > before
+
+
+def test_who_lists_with_o_noatime_leaves_it_to_the_next_to_move_atime(volume: MountedVolume) -> None:
+    """Opened both before and after the change that asks for it, as the next one's handle is."""
+    volume.remount("relatime")
+    top = volume.directory / "one"
+    after_the_clock_has_moved_on(top)
+    listed(top)
+    handles = [opened(top), os.open(top, os.O_RDONLY | os.O_NOATIME)]
+    try:
+        (top / "new").touch()
+        handles.append(os.open(top, os.O_RDONLY | os.O_NOATIME))
+        before = top.stat().st_atime_ns
+        after_the_clock_has_moved_on(top)
+        for handle in handles[1:]:
+            entries(handle)
+        assert top.stat().st_atime_ns == before
+        entries(handles[0])
+    finally:
+        for handle in handles:
+            os.close(handle)
     assert top.stat().st_atime_ns > before
 
 
