@@ -31,8 +31,8 @@ def flush_filesystem(descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def allocate_beyond_end(descriptor: int, length: int) -> bool:
-    """Allocate the file's first ``length`` bytes without changing its size (fallocate(2), KEEP_SIZE).
+def allocate_beyond_end(descriptor: int, length: int, start: int = 0) -> bool:
+    """Allocate ``length`` bytes of a file from ``start`` on without changing its size (fallocate(2), KEEP_SIZE).
 
     Whether that came about: some filesystems cannot.
 
@@ -40,7 +40,7 @@ def allocate_beyond_end(descriptor: int, length: int) -> bool:
         OSError: there is no space.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    offsets = (ctypes.c_longlong(0), ctypes.c_longlong(length))
+    offsets = (ctypes.c_longlong(start), ctypes.c_longlong(length))
     if libc.fallocate(descriptor, _FALLOC_FL_KEEP_SIZE, *offsets) == 0:
         return True
     number = ctypes.get_errno()

@@ -36,6 +36,9 @@ WAL_INDEX_RESERVE_BYTES = 128 * 1024
 _WAL_FOR_DELETING_BYTES = 8 * 1024 * 1024
 """The last part of the reserve, kept for changes that free space."""
 
+_WAL_FOR_COMMITS_BYTES = 1024 * 1024
+"""The very last part, for the commit of what was changed by then: one that fails ends all changing."""
+
 _TRANSACTION_BYTES = 4 * 1024 * 1024
 """A transaction about this large is committed before more is changed: all of it must fit into the reserve. It is
 flushed when somebody needs it durable, or where the WAL checkpoint lags behind."""
@@ -107,18 +110,18 @@ class GroupCommit:
 
         Raises:
             VolumeReadOnly: no change may be made at all.
-            NoSpace: only changes that free space may be.
+            NoSpace: only changes that free space may be; where the WAL cannot be copied for long, not even those.
         """
         while True:
             self.raise_if_failed()
-            if self._no_space is not None and not frees and self._wal_is_nearly_full():
+            if self._no_space is not None and self._wal_is_nearly_full(frees=frees):
                 raise NoSpace(self._no_space)
             if self._space is not None and not frees:
                 self._space.ensure(self._database.unsaved_bytes)
             if self._gate is not None:
                 with self._meter.all_as(Part.METADATA):
                     await self._gate.wait()
-            elif self._database.pending_bytes > _TRANSACTION_BYTES:
+            elif self._database.pending_bytes > self._most_pending():
                 if self._database.wal_bytes < 2 * WAL_CHECKPOINT_BYTES:
                     self._commit()
                     self._has_much_to_flush = True
@@ -164,6 +167,8 @@ class GroupCommit:
         if self._numbers.remaining < RESERVATION // 2:
             await self.writable(frees=True)
             await self._reserve_numbers()
+        if self._no_space is not None:
+            self.wal_is_long.set()  # whoever makes space below need not change anything here
         await self.commit()
 
     async def checkpoint_wal(self) -> None:
@@ -182,22 +187,29 @@ class GroupCommit:
             if await trio.to_thread.run_sync(self._checkpointer.run):
                 self._database.wal_saved_bytes = self._database.wal_bytes
             self._database.end_snapshot()
-            if self._space is not None:
-                self._space.refresh()
             self._no_space = None
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                if self._no_space is None:
+                    log.warning("WAL checkpoint: %s: it will be tried again", error)
                 self._no_space = f"{self._database.path}: no space to grow"
-                log.warning("WAL checkpoint: %s: it will be tried again", error)
             else:
                 self._database.fail(f"WAL checkpoint failed: {error.strerror}")
         finally:
+            if self._space is not None:
+                self._space.refresh()
             if self._gate is not None:
                 self._gate.set()
                 self._gate = None
 
-    def _wal_is_nearly_full(self) -> bool:
-        return self._database.wal_bytes > WAL_RESERVE_BYTES - _WAL_FOR_DELETING_BYTES
+    def _wal_is_nearly_full(self, *, frees: bool) -> bool:
+        kept_bytes = _WAL_FOR_COMMITS_BYTES if frees else _WAL_FOR_DELETING_BYTES
+        return self._database.wal_bytes > WAL_RESERVE_BYTES - kept_bytes
+
+    def _most_pending(self) -> int:
+        """How large a transaction may be that more is added to."""
+        left_bytes = WAL_RESERVE_BYTES - _WAL_FOR_COMMITS_BYTES - self._database.wal_bytes
+        return min(_TRANSACTION_BYTES, max(0, left_bytes))
 
     async def _reserve_numbers(self) -> None:
         limit = self._numbers.reserve()

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from benchfs_core.metadata.contents import INLINE_BLOCKS
-from benchfs_core.metadata.database import Database
+from benchfs_core.metadata.database import ROW_BYTES, Database
 from benchfs_core.metadata.inode_rows import InodeRows
 from benchfs_core.types import ChunkIndex, ChunkInfo, InodeId
 
@@ -175,6 +175,7 @@ class Marks:
         if not inodes:
             return
         numbers = (json.dumps(inodes),)
+        self._database.pending_bytes += len(inodes) * ROW_BYTES
         with self._database.change():
             self._inodes.delete(inodes)
             for table in ("orphan", "dirty", "inode", "symlink", "inline", "chunk", "xattr"):

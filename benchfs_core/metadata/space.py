@@ -33,6 +33,7 @@ class DatabaseSpace:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._allocated_bytes = 0
+        """So much from the start of the file is allocated."""
         self._supported = True
         self.file_bytes = 0
         self.refresh()
@@ -42,8 +43,12 @@ class DatabaseSpace:
         os.close(self._descriptor)
 
     def refresh(self) -> None:
-        """Take notice of how long the file has become."""
+        """Take notice of what a WAL checkpoint did: the file is longer, and what was allocated beyond its end is gone.
+
+        For SQLite truncates it to the length that it has by then.
+        """
         self.file_bytes = os.fstat(self._descriptor).st_size
+        self._allocated_bytes = min(self._allocated_bytes, self.file_bytes)
 
     def ensure(self, growth_bytes: int) -> None:
         """See that the file can grow by so much.
@@ -54,13 +59,25 @@ class DatabaseSpace:
         wanted = self.file_bytes + growth_bytes + _FOR_DELETING_BYTES
         if wanted <= self._allocated_bytes or not self._supported:
             return
-        for length in (wanted + STEP_BYTES, wanted):
+        if not (self._allocate(wanted + STEP_BYTES) or self._allocate(wanted)):
+            raise NoSpace("no space for metadata to grow")
+
+    def _allocate(self, end: int) -> bool:
+        """Whether all up to ``end`` is allocated, or cannot be here.
+
+        After a refusal bit by bit: xfs wants as much to be free as is asked for, also where it is allocated already.
+        """
+        most = end
+        while self._supported and self._allocated_bytes < end:
+            length = min(most, end - self._allocated_bytes)
             try:
-                self._supported = allocate_beyond_end(self._descriptor, length)
+                self._supported = allocate_beyond_end(self._descriptor, length, self._allocated_bytes)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
+                if length <= STEP_BYTES:
+                    return False
+                most = STEP_BYTES
             else:
-                self._allocated_bytes = length
-                return
-        raise NoSpace("no space for metadata to grow")
+                self._allocated_bytes += length
+        return True
