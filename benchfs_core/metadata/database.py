@@ -125,6 +125,8 @@ class Database:
     @classmethod
     def create(cls, path: Path, statements: tuple[tuple[str, tuple[object, ...]], ...]) -> Database:
         """Make a new database with the schema and the given first rows, and open it."""
+        if path != IN_MEMORY:  # a WAL checkpoint on a full btrfs would have no space to overwrite it
+            create_overwritable(path)
         connection = apsw.Connection(str(path))
         _apply_pragmas(connection)
         with connection:
@@ -348,12 +350,17 @@ class Change:
 
 
 def _connect(path: Path, vfs: str | None) -> apsw.Connection:
-    for kind in ("-wal", "-shm"):  # a full btrfs would refuse to overwrite them, the second by SIGBUS
-        with suppress(OSError):  # what is wrong here is wrong for SQLite as well, which tells it
-            create_overwritable(Path(f"{path}{kind}"), path)
+    _create_wal(path)
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
     _apply_pragmas(connection)
     return connection
+
+
+def _create_wal(path: Path) -> None:
+    """Have WAL and index as overwritable files, where SQLite would make them, and leave them to the next mount."""
+    for kind in ("-wal", "-shm"):  # a full btrfs would refuse to overwrite them, the second by SIGBUS
+        with suppress(OSError):  # what is wrong here is wrong for SQLite as well, which tells it
+            create_overwritable(Path(f"{path}{kind}"), path)
 
 
 def _upgrade(connection: apsw.Connection, version: int) -> int:
@@ -368,6 +375,7 @@ def _upgrade(connection: apsw.Connection, version: int) -> int:
 
 def _connect_read_only(path: Path) -> apsw.Connection:
     """Open for reading, also where nothing can be written, not even the index of the WAL that SQLite keeps."""
+    _create_wal(path)
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     connection.set_busy_timeout(_BUSY_WAIT_MS)  # while the process that has it mounted recovers or closes it
     try:

@@ -6,12 +6,15 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from benchfs_core.fsck import check_volume
+from benchfs_core.metadata.space import DatabaseSpace
 from benchfs_core.types import SyncMode
 from tests.support.disks import small_disk
-from tests.support.mounting import MountedVolume, volumes_in, wait_until
+from tests.support.mounting import MountedVolume, run, volumes_in, wait_until
 
 pytestmark = pytest.mark.fuse
 
@@ -174,3 +177,54 @@ def test_a_disk_filled_with_names(volume: MountedVolume, disk: Path) -> None:
     wait_until(lambda: not refused(filler.path("again"), b"x" * MIB), "writing works again")
     (volume.directory / "a new directory").mkdir()
     filler.check()
+
+
+@pytest.mark.parametrize("volume", [SyncMode.FSYNC], indirect=True)
+@pytest.mark.parametrize("disk", ["btrfs"], indirect=True)
+def test_all_metadata_is_overwritten_in_place(volume: MountedVolume, disk: Path) -> None:
+    """fsck left a WAL that SQLite had made by itself, for which a full btrfs had no space: the mount was read-only."""
+    volume.unmount()
+    assert not list(check_volume(volume.source))
+    volume.mount()
+    files = sorted((volume.source / "meta").iterdir())
+    assert [file.name for file in files] == ["benchfs.db", "benchfs.db-shm", "benchfs.db-wal"]
+    assert all("C" in run("lsattr", file).stdout.split()[0] for file in files)
+
+
+@pytest.mark.parametrize("volume", [SyncMode.FSYNC], indirect=True)
+@pytest.mark.parametrize("disk", ["btrfs"], indirect=True)
+def test_many_small_files_are_deleted_on_a_full_disk(volume: MountedVolume, disk: Path) -> None:
+    """btrfs had no space to overwrite the database: the WAL grew by each, until the mount was read-only for good."""
+    small = [volume.directory / f"small-{number}" for number in range(2500)]
+    for number, path in enumerate(small):
+        path.write_bytes(content(number, 12_000))
+    filler = Filler(volume)
+    filler.fill()
+    Random(1).shuffle(small)
+    root = os.open(volume.directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for number, path in enumerate(small):
+            path.unlink()
+            if not number % 40:
+                os.fsync(root)
+        os.fsync(root)
+    finally:
+        os.close(root)
+    filler.check()
+    filler.remove(next(iter(filler.acknowledged)))
+    wait_until(lambda: not refused(filler.path("again"), b"x" * MIB), "writing works again")
+
+
+def test_a_database_grows_that_is_larger_than_what_is_free(disk: Path) -> None:
+    """xfs refuses to allocate a range longer than what is free, whatever of it is allocated already."""
+    descriptor = os.open(disk / "database", os.O_RDWR | os.O_CREAT)
+    try:
+        length = free_bytes(disk) * 6 // 10 // MIB
+        for number in range(length):
+            os.pwrite(descriptor, content(number, MIB), number * MIB)
+        os.fsync(descriptor)
+        assert free_bytes(disk) < length * MIB
+        DatabaseSpace(descriptor).ensure(MIB)
+        assert os.fstat(descriptor).st_blocks * 512 > (length + 1) * MIB
+    finally:
+        os.close(descriptor)
