@@ -29,7 +29,6 @@ from tests.powercut.workloads import WORKLOADS
 from tests.support.mounting import BENCHFS, MOUNT, TIMEOUT_S, run, wait_until
 
 ROOT = Path(__file__).parents[2]
-CHUNK = 64 * 1024
 AT_RISK_NS = 10**9
 """What was acknowledged so shortly before a cut is at rest only if it was flushed: no kernel writes back sooner."""
 
@@ -129,7 +128,8 @@ class Run:
                     run("umount", directory)
                     process.wait(TIMEOUT_S)
             return
-        options = f"sync={self.plan.sync},chunk_size={CHUNK},log={self.place / 'log'}"
+        chunk = max(WORKLOADS[name].chunk_size for name in self.plan.workloads)
+        options = f"sync={self.plan.sync},chunk_size={chunk},log={self.place / 'log'}"
         run(MOUNT, self.source, directory, "-o", options)
         try:
             yield

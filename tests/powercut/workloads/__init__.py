@@ -6,6 +6,7 @@ from tests.powercut.workloads.appends import Appends
 from tests.powercut.workloads.attributes import Attributes
 from tests.powercut.workloads.base import Workload
 from tests.powercut.workloads.git import Git
+from tests.powercut.workloads.large import Large
 from tests.powercut.workloads.links import Links
 from tests.powercut.workloads.overwrites import Overwrites
 from tests.powercut.workloads.publications import Publications
@@ -21,6 +22,7 @@ from tests.powercut.workloads.truncates import Truncates
 WORKLOADS: dict[str, type[Workload]] = {
     "appends": Appends,
     "overwrites": Overwrites,
+    "large": Large,
     "truncates": Truncates,
     "ranges": Ranges,
     "reservations": Reservations,

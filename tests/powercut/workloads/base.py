@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import ClassVar
 
+from benchfs_core.layout import MIN_CHUNK_BYTES
 from benchfs_core.types import SyncMode
 from tests.conformance.calls import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate, link_open, set_flags
 from tests.powercut.blocks import BLOCK, run_of_blocks
@@ -24,6 +25,9 @@ MAX_OPEN = 4
 
 class Workload(ABC):
     """Works until it is killed."""
+
+    chunk_size: ClassVar[int] = MIN_CHUNK_BYTES
+    """The least that the volume's chunks are to have."""
 
     def __init__(self, number: int, seed: int, sync: SyncMode) -> None:
         """``number``: of the worker, which makes what it writes different from what others write."""
