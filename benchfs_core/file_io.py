@@ -73,7 +73,13 @@ class FileIO:
         """From file to file."""
 
     async def read(self, node: ActiveInode, offset: int, length: int) -> Buffer:
-        """Up to ``length`` bytes from ``offset``: fewer only at the end of the file, zeros in holes (read(2))."""
+        """Up to ``length`` bytes from ``offset``: fewer only at the end of the file, zeros in holes (read(2)).
+
+        It waits for what is being written there by now, and so tells that.
+        """
+        if node.writing:
+            with self._durability.waiting():
+                await node.writing.passed(offset, offset + length)
         await node.data_lock.acquire_shared()
         try:
             length = min(length, node.size - offset)
@@ -104,14 +110,15 @@ class FileIO:
         end = offset + len(data)
         if end > MAX_FILE_BYTES:
             raise FileTooLarge(f"write up to offset {end}")
-        if len(node.unflushed) > MAX_UNFLUSHED_CHUNKS:
-            await self._durability.flush(node)
-        try:
-            await self._write(node, offset, data, end, keep_times)
-        except OSError:
-            if end > node.size:
-                await self._trim(node)
-            raise
+        with node.writing.of(offset, end):
+            if len(node.unflushed) > MAX_UNFLUSHED_CHUNKS:
+                await self._durability.flush(node)
+            try:
+                await self._write(node, offset, data, end, keep_times)
+            except OSError:
+                if end > node.size:
+                    await self._trim(node)
+                raise
         return len(data)
 
     async def truncate(self, node: ActiveInode, size: int) -> None:

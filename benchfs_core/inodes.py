@@ -13,6 +13,7 @@ from benchfs_core.locks import SharedLock
 from benchfs_core.lost_data import LostData
 from benchfs_core.shared_flush import SharedFlush
 from benchfs_core.types import AttributeChange, Attributes, ChunkIndex, InodeId
+from benchfs_core.writes_under_way import WritesUnderWay
 
 
 class CutState:
@@ -114,6 +115,7 @@ class ActiveInode:
         "unlinked",
         "writer_count",
         "writes",
+        "writing",
         "written",
     )
 
@@ -164,6 +166,8 @@ class ActiveInode:
         """What was written and may be lost, until it is written again."""
 
         self.data_lock = SharedLock()
+        self.writing = WritesUnderWay()
+        """Reads wait for what overlaps, before they take ``data_lock``."""
         self._mark_lock: trio.Semaphore | None = None
         self.flush: SharedFlush | None = None
         """Flushes under way, made on demand."""

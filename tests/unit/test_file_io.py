@@ -38,7 +38,7 @@ async def test_beyond_a_pending_cut_reads_are_zeros(sync: SyncMode) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rig.io.write, node, 2 * CHUNK_SIZE, b"new")
             await wait_all_tasks_blocked()
-            assert bytes(await rig.io.read(node, 0, 9 * CHUNK_SIZE)) == b"x" * (CHUNK_SIZE + 5)
+            assert bytes(await rig.io.read(node, 0, 2 * CHUNK_SIZE)) == b"x" * (CHUNK_SIZE + 5)
             rig.store.release("truncate_chunk")
         expected = b"x" * (CHUNK_SIZE + 5) + bytes(CHUNK_SIZE - 5) + b"new"
         assert bytes(await rig.io.read(node, 0, 9 * CHUNK_SIZE)) == expected
@@ -132,6 +132,35 @@ async def test_a_truncate_waits_for_requests_and_they_for_it() -> None:
             assert node.size == 100
             rig.store.release("write_chunk")
         assert bytes(await rig.io.read(node, 0, 100)) == b"y" * 10 + bytes(10) + b"z"
+
+
+@both_modes
+async def test_a_read_does_not_overtake_a_write(sync: SyncMode) -> None:
+    """It waits for what overlaps and was asked for earlier, whether that ends well or not, and for nothing else."""
+    async with Rig(sync) as rig:
+        node = await rig.file()
+        await rig.io.write(node, 0, b"x" * 100)
+        rig.store.hold("write_chunk", 1)
+        found: list[bytes] = []
+
+        async def read() -> None:
+            found.append(bytes(await rig.io.read(node, 90, 4096)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.io.write, node, 100, b"y" * 5)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(read)
+            await wait_all_tasks_blocked()
+            assert not found
+            with trio.fail_after(1):
+                assert bytes(await rig.io.read(node, 0, 100)) == b"x" * 100
+            rig.store.release("write_chunk")
+        assert found == [b"x" * 10 + b"y" * 5]
+        rig.store.fail("write_chunk", errno.EIO)
+        with pytest.raises(OSError):
+            await rig.io.write(node, 105, b"z")
+        await read()
+        assert found[1] == found[0]
 
 
 @both_modes
