@@ -7,6 +7,7 @@ import mmap
 import os
 import signal
 from errno import EBADF, EFAULT, EINVAL, EOPNOTSUPP
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -282,3 +283,42 @@ def clones_are_refused(world: World) -> None:
     assert Path("target").stat().st_size == 0
     os.close(source)
     os.close(target)
+
+
+def _stored_beyond_the_end(shown: bytes, world: World) -> None:
+    descriptor = os.open(write("file", CONTENT[:8192]), os.O_RDWR)
+    with mmap.mmap(descriptor, 8192) as mapping:
+        os.ftruncate(descriptor, 5000)
+        mapping[5005] = 77
+        os.ftruncate(descriptor, 5010)
+        assert os.pread(descriptor, 100, 5000) == shown
+    os.close(descriptor)
+
+
+rules.add(
+    "what a mapping stores beyond the end does not show when the file grows",
+    "mmap(2): the effect of changes to the part of the page beyond the end",
+    partial(_stored_beyond_the_end, bytes(10)),
+    differs="the kernel clears the rest of the last page for other filesystems, and not for FUSE",
+    benchfs=partial(_stored_beyond_the_end, bytes(5) + b"M" + bytes(4)),
+)
+
+
+@rules(
+    "preadv2(2): RWF_NOWAIT; EOPNOTSUPP where the filesystem has no such flag",
+    differs="the kernel has it for no FUSE filesystem",
+    benchfs=lambda world: _read_without_waiting(EOPNOTSUPP),
+)
+def what_is_cached_is_read_without_waiting(world: World) -> None:
+    _read_without_waiting(0)
+
+
+def _read_without_waiting(refused: int) -> None:
+    descriptor = os.open(write("file", CONTENT), os.O_RDONLY)
+    assert os.pread(descriptor, 100, 0) == CONTENT[:100]
+    memory = bytearray(100)
+    if refused:
+        fails(refused, os.preadv, descriptor, [memory], 0, os.RWF_NOWAIT)
+    else:
+        assert os.preadv(descriptor, [memory], 0, os.RWF_NOWAIT) == 100
+    os.close(descriptor)
